@@ -1,0 +1,373 @@
+"""How a puppet moves to its sound: drivers heard in the sound, and the acting they cause.
+
+EMO, "Speed Layers" and its figures: the head, the brows and the eyes of a speaker follow the
+sound, with much that the sound does not decide. In the puppet world both halves are known: head
+speed follows loudness and onsets along a random path, brows follow pitch and stress, blinks
+prefer pauses. The paper has no such world; every constant here is ours.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = NDArray[np.float64]
+
+FRAME_RATE = 25
+SAMPLE_RATE = 16000
+SPEED_RANGE = (0.09, 1.5)  # a film's own head speed while it speaks, degrees per frame at 30 fps
+POSE_LIMITS = (18.0, 10.0, 8.0)  # yaw, pitch, roll in degrees
+NUM_CONTROLS = 14
+
+_HOP = SAMPLE_RATE // FRAME_RATE
+_YAW, _PITCH, _ROLL, _TX, _TY, _SCALE, _OPEN, _BLINK, _GAZE_X, _GAZE_Y, _BROW = (
+    *range(7), 10, 11, 12, 13,
+)  # fmt: skip
+_PATH_SIGMA = 12  # grid points over which the head's path stays smooth
+_BLINKS = ((0.6, 1.0, 0.5), (0.5, 1.0, 0.95, 0.4), (0.4, 0.95, 1.0, 0.7, 0.3))
+_POSE_SHARE = np.array([1.0, 0.55, 0.45])  # how far pitch and roll go, relative to yaw
+
+
+@dataclass(frozen=True)
+class Drivers:
+    """What in a sound moves a speaker, one number a frame at 25 fps; all (F,) float32.
+
+    A frame depends on less than 0.1 s of sound on either side, never on the whole file.
+
+    Attributes:
+        loudness: 0 at -52 dBFS and below, 1 at -12 dBFS and above.
+        onset: 0..1, how much louder the bands become.
+        pitch: octaves from 160 Hz over 1.5, clipped to -1..1; 0 where unvoiced.
+        voiced: 0..1, how periodic the sound is.
+    """
+
+    loudness: Tensor
+    onset: Tensor
+    pitch: Tensor
+    voiced: Tensor
+
+
+def drivers(waveform: Tensor) -> Drivers:
+    """Listen to a sound as an actor would: loudness, onsets, pitch.
+
+    Args:
+        waveform: (T,) float, 16 kHz, -1..1.
+
+    Returns:
+        Drivers of F = ceil(T * 25 / 16000) frames; frame i is heard around (i + 0.5) / 25 s.
+
+    Raises:
+        ValueError: if the sound is empty or not one-dimensional.
+    """
+    if waveform.ndim != 1 or waveform.numel() == 0:
+        raise ValueError(
+            f"waveform must be (T,) with at least one sample, got {tuple(waveform.shape)}; "
+            "mix the channels down first"
+        )
+    sound = waveform.detach().to("cpu", torch.float32)
+    num_frames = -(-sound.numel() * FRAME_RATE // SAMPLE_RATE)
+    loudness = _loudness(sound, num_frames)
+    audible = ((loudness - 0.08) / 0.15).clamp(0, 1)
+    pitch, voiced = _pitch(sound, num_frames)
+    voiced = voiced * audible
+    onset = _onset(sound, num_frames) * audible
+    return Drivers(loudness, onset, torch.where(voiced > 0.25, pitch, 0.0), voiced)
+
+
+def head_energy(heard: Drivers) -> Tensor:
+    """Say how strongly the sound moves the head: smoothed loudness and onsets, (F,) in 0..1."""
+    drive = 0.5 * heard.loudness.numpy() + 0.8 * heard.onset.numpy()
+    return _tensor(np.clip(_smooth(drive, 4.0), 0, 1))
+
+
+def brow_emphasis(heard: Drivers) -> Tensor:
+    """Say how strongly the sound moves the brows: pitch, its rises, and stress, (F,) in -1..1."""
+    voiced, pitch = heard.voiced.numpy().astype(float), heard.pitch.numpy().astype(float)
+    usual = _smooth(voiced * pitch, 6.0) / (_smooth(voiced, 6.0) + 0.05)
+    tune = voiced * (0.35 * pitch + 1.8 * (pitch - usual))
+    stress = voiced * np.clip((heard.loudness.numpy() - 0.45) * 1.4, 0, 1)
+    lift = tune + 1.1 * stress + 0.3 * heard.onset.numpy() - 0.45 * voiced
+    # Plain speech leaves the brows where silence does, so that only its music moves them.
+    return _tensor(np.clip(1.4 * _smooth(lift, 2.5), -1, 1))
+
+
+def act(mouth: Tensor, heard: Drivers, seed: int) -> Tensor:
+    """Let a puppet perform its sound: head, gaze, blinks and brows around a given mouth.
+
+    The head follows a smooth random path at a speed that the sound sets; the film's own speed is
+    drawn log-uniformly from SPEED_RANGE, and range and sway grow with it. In silence the head
+    nearly rests. The same seed acts the same; a longer film begins like a shorter one.
+
+    Args:
+        mouth: (F, 4) open, width, teeth, tongue.
+        heard: drivers of the sound, F frames.
+        seed: of this film's acting.
+
+    Returns:
+        (F, 14) controls of `puppets.CONTROLS`.
+
+    Raises:
+        ValueError: if mouth and drivers disagree about the number of frames.
+    """
+    num_frames = heard.loudness.shape[0]
+    if mouth.shape != (num_frames, 4):
+        raise ValueError(
+            f"mouth must be ({num_frames}, 4) to fit the drivers, got {tuple(mouth.shape)}; "
+            "make both from the same sound"
+        )
+    controls = np.zeros((num_frames, NUM_CONTROLS))
+    controls[:, _YAW : _SCALE + 1] = _head(heard, seed)
+    controls[:, _OPEN : _OPEN + 4] = mouth.detach().cpu().numpy()
+    emphasis = brow_emphasis(heard).numpy()
+    mood = _rng(seed, 20).uniform(-0.2, 0.1)
+    restless = 0.08 * _noise(_rng(seed, 21), num_frames, 15)
+    controls[:, _BROW] = np.clip(mood + 0.95 * emphasis + restless, -1, 1)
+    controls[:, _BLINK] = _lids(heard, emphasis, seed)
+    controls[:, _GAZE_X : _GAZE_Y + 1] = _gaze(controls[:, :2], seed)
+    return _tensor(controls)
+
+
+def film_speed(seed: int) -> float:
+    """Draw a film's own head speed while it speaks, in degrees per frame at 30 fps."""
+    low, high = SPEED_RANGE
+    return float(low * (high / low) ** _rng(seed, 0).random())
+
+
+def rotation(controls: Tensor) -> Tensor:
+    """Turn yaw, pitch and roll into rotation matrices, R = Rz(roll) Ry(yaw) Rx(pitch).
+
+    Args:
+        controls: (F, 3 or more); the first three columns are yaw, pitch, roll in degrees.
+
+    Returns:
+        (F, 3, 3): x to the picture's right, y down, z towards the camera, so that yaw > 0 turns
+        to the picture's right and pitch > 0 looks up. The head nods first and rolls last.
+    """
+    yaw, pitch, roll = (controls[:, i] * (math.pi / 180) for i in range(3))
+    return _axis(roll, 2) @ _axis(yaw, 1) @ _axis(pitch, 0)
+
+
+def head_speed(controls: Tensor) -> Tensor:
+    """Measure the head's rotation between frames, in degrees per frame at 30 fps.
+
+    EMO, "Speed Layers": the unit of head speed everywhere in this project. The angle between
+    frames at 25 fps is multiplied by 25 / 30; frame 0 repeats frame 1.
+
+    Args:
+        controls: (F, 3 or more); yaw, pitch, roll in degrees at 25 fps.
+
+    Returns:
+        (F,) float32.
+    """
+    if controls.shape[0] < 2:
+        return torch.zeros(controls.shape[0])
+    turn = rotation(controls.double())
+    # |R1 - R0| = 2 sqrt(2) sin(angle / 2): exact for small angles, where acos of a trace is not.
+    chord = (turn[1:] - turn[:-1]).flatten(1).norm(dim=1) / (2 * math.sqrt(2))
+    speed = torch.rad2deg(2 * torch.asin(chord.clamp(max=1))) * (FRAME_RATE / 30)
+    return torch.cat([speed[:1], speed]).float()
+
+
+def truth(identity_seed: int, controls: Tensor, boxes: Tensor) -> dict[str, Any]:
+    """Write down what a film really shows, in the layout of truth.json.
+
+    Args:
+        identity_seed: the puppet's seed.
+        controls: (F, 14).
+        boxes: (F, 4) face boxes x, y, w, h as fractions of the picture.
+
+    Returns:
+        {"fps": 25, "seed": ..., "frames": [{"open", "width", "yaw", "pitch", "roll", "brow",
+        "blink", "box"}, ...]}; angles in degrees.
+    """
+    names = {"open": _OPEN, "width": _OPEN + 1, "yaw": _YAW, "pitch": _PITCH, "roll": _ROLL,
+             "brow": _BROW, "blink": _BLINK}  # fmt: skip
+    frames = []
+    for row, box in zip(controls.tolist(), boxes.tolist(), strict=True):
+        frame: dict[str, Any] = {name: round(row[column], 4) for name, column in names.items()}
+        frame["box"] = [round(side, 4) for side in box]
+        frames.append(frame)
+    return {"fps": FRAME_RATE, "seed": identity_seed, "frames": frames}
+
+
+def _head(heard: Drivers, seed: int) -> Array:
+    """Move the head: (F, 6) yaw, pitch, roll, tx, ty, scale."""
+    num_frames = heard.loudness.shape[0]
+    own = film_speed(seed)
+    reach = 2.7 * (own / 0.09) ** 0.4  # degrees of yaw, one standard deviation
+    energy = head_energy(heard).numpy()
+    whim = np.exp(0.25 * _noise(_rng(seed, 1), num_frames, 10))
+    pace = own * 30 / FRAME_RATE * (0.06 + 2.0 * energy) * whim  # degrees per frame at 25 fps
+    travel = np.cumsum(pace)
+
+    usual = 0.9 * reach / (math.sqrt(2) * _PATH_SIGMA)  # degrees a grid point
+    length = int(travel[-1] / (0.45 * usual)) + 8 * _PATH_SIGMA
+    path = np.stack([_noise(_rng(seed, 2 + i), length, _PATH_SIGMA) for i in range(3)], 1)
+    path *= reach * _POSE_SHARE
+    # Nearly by arc length: the sound, not the path, decides the speed; turns stay smooth.
+    steps = np.linalg.norm(np.diff(path, axis=0), axis=1)
+    along = np.concatenate([[0.0], np.cumsum(0.75 * steps + 0.45 * usual)])
+    where = np.interp(travel, along, np.arange(length))
+
+    breath = np.sin(2 * np.pi * np.arange(num_frames) / 92 + _rng(seed, 5).uniform(0, 6.28))
+    head = np.zeros((num_frames, 6))
+    for column in range(3):
+        head[:, column] = np.interp(where, np.arange(length), path[:, column])
+    head[:, _PITCH] += _nods(heard, own, seed) + 0.25 * breath
+    head[:, :3] = np.tanh(head[:, :3] / POSE_LIMITS) * POSE_LIMITS
+
+    sway = 0.0095 * (own / 0.09) ** 0.62  # fraction of the picture
+    spread = np.array([sway, 0.6 * sway, 0.6 * sway])
+    for column, amount in zip((_TX, _TY, _SCALE), spread, strict=True):
+        drift = _noise(_rng(seed, 30 + column), length, 1.5 * _PATH_SIGMA)
+        head[:, column] = amount * np.interp(where, np.arange(length), drift)
+    head[:, _TX] += 0.0012 * head[:, _YAW]
+    head[:, _TY] += 0.0015 * breath
+    head[:, _TX : _TY + 1] = np.tanh(head[:, _TX : _TY + 1] / 0.11) * 0.11
+    head[:, _SCALE] = 1 + np.clip(head[:, _SCALE], -0.06, 0.06)
+    return head
+
+
+def _nods(heard: Drivers, own: float, seed: int) -> Array:
+    """Dip the head on some stressed onsets: (F,) degrees of pitch."""
+    num_frames = heard.onset.shape[0]
+    stress = _smooth(heard.onset.numpy() * (0.3 + heard.loudness.numpy()), 1.5)
+    padded = np.pad(stress, 1)
+    peak = (stress >= padded[:-2]) & (stress > padded[2:]) & (stress > 0.2)
+    luck = _rng(seed, 10).random((num_frames, 2))
+    depth = 1.3 * (own / 0.35) ** 0.6 * (0.5 + luck[:, 1]) * peak * (luck[:, 0] < 0.5)
+    spread = np.exp(-0.5 * (np.arange(-9, 10) / 3.0) ** 2)
+    # A nod is deepest two frames after its onset.
+    return -np.convolve(np.pad(depth, (11, 7)), spread, mode="valid")
+
+
+def _lids(heard: Drivers, emphasis: Array, seed: int) -> Array:
+    """Rest, widen and blink the lids: (F,) 0 open .. 1 shut."""
+    rng = _rng(seed, 11)
+    num_frames = emphasis.shape[0]
+    lids = np.clip(rng.uniform(0.04, 0.12) - 0.12 * np.clip(emphasis, -0.3, 1), 0, 0.16)
+    pause = 1 - np.clip(_smooth(heard.loudness.numpy(), 2.0) / 0.4, 0, 1)
+    luck = rng.random((num_frames, 2))
+    free = 4
+    for frame in range(num_frames):
+        if frame >= free and luck[frame, 0] < 0.011 + 0.05 * pause[frame]:
+            shape = _BLINKS[int(luck[frame, 1] * len(_BLINKS))][: num_frames - frame]
+            shown = lids[frame : frame + len(shape)]
+            lids[frame : frame + len(shape)] = np.maximum(shown, shape)
+            free = frame + 25
+    return lids
+
+
+def _gaze(pose: Array, seed: int) -> Array:
+    """Look at the camera, and past it now and then: (F, 2) within -0.5..0.5."""
+    rng = _rng(seed, 12)
+    num_frames = pose.shape[0]
+    gaze = np.zeros((num_frames, 2))
+    frame = 0
+    while frame < num_frames:
+        camera = rng.random() < 0.65
+        target = rng.normal(0, 0.04 if camera else 0.22, 2) * (1.0, 0.6)
+        held = int(rng.uniform(25, 75) if camera else rng.uniform(10, 30))
+        gaze[frame : frame + held] = np.clip(target, -0.4, 0.4)
+        frame += held
+    gaze = np.stack([_smooth(gaze[:, i], 0.6) for i in range(2)], 1)
+    # The eyes stay on the camera while the head turns a little.
+    gaze[:, 0] -= 0.012 * pose[:, 0]
+    gaze[:, 1] += 0.012 * pose[:, 1]
+    return np.clip(gaze, -0.5, 0.5)
+
+
+def _pieces(sound: Tensor, num_frames: int, length: int) -> Tensor:
+    """Cut one window around the middle of each frame: (F, length)."""
+    before = length // 2 - _HOP // 2
+    after = num_frames * _HOP + length - sound.numel()
+    return torch.nn.functional.pad(sound, (before, max(after, 0))).unfold(0, length, _HOP)[
+        :num_frames
+    ]
+
+
+def _loudness(sound: Tensor, num_frames: int) -> Tensor:
+    window = torch.hann_window(1600)
+    power = (_pieces(sound, num_frames, 1600) ** 2 * window).sum(1) / window.sum()
+    return ((10 * torch.log10(power + 1e-9) + 52) / 40).clamp(0, 1)
+
+
+def _onset(sound: Tensor, num_frames: int) -> Tensor:
+    # Ten milliseconds a step, four steps a frame; a rise is measured over 20 ms in 16 bands.
+    steps = _pieces(sound, num_frames, 320 + 5 * 160).unfold(1, 320, 160)
+    spectrum = torch.fft.rfft(steps * torch.hann_window(320), n=320).abs()[..., 1:129]
+    bands = torch.log10(spectrum.reshape(num_frames, 6, 16, 8).mean(-1) + 0.05)
+    rise = (bands[:, 2:] - bands[:, :-2]).clamp(min=0).mean(-1)
+    return (rise.mean(1) / 0.35).clamp(0, 1)
+
+
+def _pitch(sound: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
+    # Autocorrelation of 64 ms, divided by the window's own; 65 to 430 Hz.
+    shortest, longest, length = 37, 246, 1024
+    window = torch.hann_window(length)
+    pieces = _pieces(sound, num_frames, length)
+    pieces = (pieces - pieces.mean(1, keepdim=True)) * window
+
+    def correlate(signal: Tensor) -> Tensor:
+        power: Tensor = torch.fft.rfft(signal, n=2048).abs() ** 2
+        lags: Tensor = torch.fft.irfft(power)
+        return lags[..., : longest + 2]
+
+    own = correlate(window)
+    scores = correlate(pieces)
+    scores = scores / (scores[:, :1] + 1e-6) * (own[0] / own)
+    inner = scores[:, shortest : longest + 1]
+    peaks = (inner >= scores[:, shortest - 1 : longest]) & (
+        inner >= scores[:, shortest + 1 : longest + 2]
+    )
+    inner = torch.where(peaks, inner, 0.0)
+    best = inner.max(1).values
+    # The first peak nearly as good as the best: a multiple of the period scores as high.
+    lag = (inner >= 0.9 * best[:, None]).to(torch.uint8).argmax(1) + shortest
+    octaves = torch.log2(SAMPLE_RATE / lag / 160.0) / 1.5
+    edges = torch.nn.functional.pad(octaves[None], (1, 1), mode="replicate")[0]
+    return edges.unfold(0, 3, 1).median(1).values.clamp(-1, 1), ((best - 0.35) / 0.35).clamp(0, 1)
+
+
+def _axis(angle: Tensor, axis: int) -> Tensor:
+    """Rotations about one axis: (F, 3, 3)."""
+    turn = torch.zeros(*angle.shape, 3, 3, dtype=angle.dtype)
+    first, second = (axis + 1) % 3, (axis + 2) % 3
+    turn[..., axis, axis] = 1
+    turn[..., first, first] = turn[..., second, second] = angle.cos()
+    turn[..., second, first] = angle.sin()
+    turn[..., first, second] = -angle.sin()
+    return turn
+
+
+def _rng(seed: int, stream: int) -> np.random.Generator:
+    """One stream of chance a purpose, so that none depends on how much another drew."""
+    return np.random.default_rng([seed, stream])
+
+
+def _kernel(sigma: float) -> Array:
+    reach = max(1, math.ceil(3 * sigma))
+    return np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+
+
+def _noise(rng: np.random.Generator, length: int, sigma: float) -> Array:
+    """Smooth noise of variance 1; a longer one begins like a shorter one."""
+    kernel = _kernel(sigma)
+    white = rng.standard_normal(length + len(kernel) - 1)
+    return np.convolve(white, kernel / np.sqrt((kernel**2).sum()), mode="valid")
+
+
+def _smooth(values: NDArray[Any], sigma: float) -> Array:
+    kernel = _kernel(sigma)
+    padded = np.pad(values.astype(float), len(kernel) // 2, mode="edge")
+    return np.convolve(padded, kernel / kernel.sum(), mode="valid")
+
+
+def _tensor(values: Array) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32))

@@ -1,0 +1,202 @@
+"""Acting: the drivers hear what is there, and the puppet follows them and nothing else."""
+
+import math
+
+import pytest
+import torch
+
+from emo_core.training.acting import (
+    Drivers,
+    act,
+    brow_emphasis,
+    drivers,
+    film_speed,
+    head_energy,
+    head_speed,
+    rotation,
+    truth,
+)
+
+SEEDS = range(30)
+
+
+def hum(frequency: float, seconds: float) -> torch.Tensor:
+    time = torch.arange(int(16000 * seconds)) / 16000
+    tones = [torch.sin(2 * math.pi * frequency * k * time) / k for k in range(1, 11)]
+    return 0.1 * torch.stack(tones).sum(0)
+
+
+def speech(seed: int = 0, seconds: float = 6.0) -> torch.Tensor:
+    """Syllables of random length, loudness and pitch, with pauses here and there."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    while sum(len(part) for part in parts) < 16000 * seconds:
+        length, level, tone, gap = torch.rand(4, generator=generator).tolist()
+        parts.append((0.3 + 2 * level) * hum(110 + 160 * tone, 0.12 + 0.2 * length))
+        parts.append(torch.zeros(int(16000 * (1.2 * gap if gap > 0.8 else 0.1 * gap))))
+    return torch.cat(parts)[: int(16000 * seconds)]
+
+
+def played(sound: torch.Tensor, seed: int) -> tuple[Drivers, torch.Tensor]:
+    heard = drivers(sound)
+    return heard, act(torch.zeros(len(heard.loudness), 4), heard, seed)
+
+
+def pearson(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(torch.corrcoef(torch.stack([a, b]))[0, 1])
+
+
+@pytest.mark.parametrize("samples", [1, 640, 641, 4480, 16001])
+def test_drivers_have_a_frame_for_every_begun_640_samples(samples: int) -> None:
+    heard = drivers(0.1 * torch.ones(samples))
+    for values in (heard.loudness, heard.onset, heard.pitch, heard.voiced):
+        assert values.shape == (math.ceil(samples / 640),)
+        assert values.isfinite().all()
+
+
+@pytest.mark.parametrize("frequency", [80.0, 120.0, 220.0, 400.0])
+def test_pitch_is_heard_on_a_fixed_scale(frequency: float) -> None:
+    heard = drivers(hum(frequency, 1.0))
+    expected = math.log2(frequency / 160) / 1.5
+    assert (heard.pitch[2:-2] - expected).abs().max() < 0.03
+    assert heard.voiced[2:-2].min() > 0.9
+
+
+def test_silence_and_noise_have_no_pitch() -> None:
+    noise = 0.1 * torch.randn(16000, generator=torch.Generator().manual_seed(0))
+    for sound in (torch.zeros(16000), noise):
+        assert drivers(sound).voiced.max() < 0.2
+        assert drivers(sound).pitch.abs().max() == 0
+    assert drivers(torch.zeros(16000)).loudness.max() == 0
+    assert drivers(torch.zeros(16000)).onset.max() == 0
+
+
+def test_onsets_are_where_a_sound_begins() -> None:
+    heard = drivers(torch.cat([torch.zeros(16000), hum(150, 1.0)]))
+
+    assert heard.onset.argmax().item() in (24, 25)
+    assert heard.onset[:23].max() == 0
+    assert heard.onset[27:-1].max() < 0.15
+
+
+def test_drivers_are_local() -> None:
+    sound = speech()
+    edited = sound.clone()
+    edited[48000:] = hum(300, 3.0)
+    before, after = drivers(sound), drivers(edited)
+    for name in ("loudness", "onset", "pitch", "voiced"):
+        assert torch.equal(getattr(before, name)[:72], getattr(after, name)[:72])
+    assert torch.equal(head_energy(before)[:60], head_energy(after)[:60])
+    assert torch.equal(brow_emphasis(before)[:43], brow_emphasis(after)[:43])
+
+
+def test_acting_is_the_seeds_and_a_longer_film_begins_like_a_shorter_one() -> None:
+    _, film = played(speech(), 3)
+    assert torch.equal(film, played(speech(), 3)[1])
+    assert not torch.equal(film, played(speech(), 4)[1])
+    short = played(speech()[:64000], 3)[1]
+    assert torch.allclose(short[:80], film[:80], atol=1e-4)
+
+
+def test_controls_stay_in_range_and_carry_the_mouth() -> None:
+    heard = drivers(speech())
+    mouth = torch.rand(len(heard.loudness), 4, generator=torch.Generator().manual_seed(1))
+    for seed in SEEDS:
+        film = act(mouth, heard, seed)
+        assert film.shape == (150, 14)
+        assert torch.equal(film[:, 6:10], mouth)
+        limits = torch.tensor([18.0, 10.0, 8.0, 0.12, 0.12])
+        assert (film[:, :5].abs() <= limits).all()
+        assert ((film[:, 5] - 1).abs() <= 0.06 + 1e-6).all()
+        assert (film[:, 10] >= 0).all()
+        assert (film[:, 10] <= 1).all()
+        assert (film[:, 11:13].abs() <= 0.5).all()
+        assert (film[:, 13].abs() <= 1).all()
+
+
+def test_head_speed_is_a_films_own_and_films_cover_the_range() -> None:
+    heard = drivers(speech())
+    mouth = torch.zeros(150, 4)
+    own = torch.tensor([film_speed(seed) for seed in SEEDS])
+    measured = torch.stack([head_speed(act(mouth, heard, seed)).mean() for seed in SEEDS])
+    assert pearson(own.log(), measured.log()) > 0.95
+    assert measured.max() > 6 * measured.min()
+    many = torch.tensor([film_speed(seed) for seed in range(300)])
+    assert 0.3 < many.median() < 0.45
+    assert many.min() < 0.1
+    assert many.max() > 1.4
+
+
+def test_head_and_brows_follow_their_own_sound_only() -> None:
+    sounds = [drivers(speech(seed)) for seed in SEEDS]
+    films = [act(torch.zeros(150, 4), sounds[seed], seed) for seed in SEEDS]
+
+    def median(other: int) -> tuple[float, float]:
+        head, brows = [], []
+        for seed in SEEDS:
+            heard = sounds[(seed + other) % len(sounds)]
+            head.append(pearson(head_speed(films[seed]), head_energy(heard)))
+            brows.append(pearson(films[seed][:, 13], brow_emphasis(heard)))
+        return sorted(head)[15], sorted(brows)[15]
+
+    assert min(median(0)) > 0.6
+    assert max(median(7)) < 0.2
+
+
+def test_the_head_rests_in_silence_but_lives() -> None:
+    for seed in SEEDS:
+        _, film = played(torch.zeros(160000), seed)
+        assert 0.004 < head_speed(film).mean() < 0.12
+        assert film[:, 10].max() == 1
+
+
+def test_blinks_last_a_few_frames_and_prefer_pauses() -> None:
+    shut, lengths = [], []
+    for seed in SEEDS:
+        heard, film = played(speech(seed, 12.0), seed)
+        closed = film[:, 10] > 0.3
+        edges = torch.nonzero(closed[1:] != closed[:-1]).flatten()
+        lengths += (edges[1::2] - edges[: len(edges) // 2 * 2 : 2]).tolist()
+        shut.append(torch.stack([closed.float(), (heard.loudness < 0.1).float()]))
+    both = torch.cat(shut, 1)
+    assert 2 <= min(lengths) <= max(lengths) <= 5
+    assert 1.5 < 12 * len(SEEDS) / len(lengths) < 4.5
+    quiet = both[1] > 0
+    assert both[0, quiet].mean() > 1.5 * both[0, ~quiet].mean()
+
+
+def test_rotation_is_orthogonal_and_turns_the_way_it_says() -> None:
+    turn = rotation(torch.tensor([[10.0, 5.0, -7.0], [90.0, 0.0, 0.0], [0.0, 90.0, 0.0]]))
+    assert torch.allclose(turn @ turn.mT, torch.eye(3).expand(3, 3, 3), atol=1e-6)
+    nose = turn @ torch.tensor([0.0, 0.0, 1.0])
+    assert torch.allclose(nose[1], torch.tensor([1.0, 0.0, 0.0]), atol=1e-6)
+    assert torch.allclose(nose[2], torch.tensor([0.0, -1.0, 0.0]), atol=1e-6)
+
+
+def test_head_speed_is_degrees_per_frame_at_thirty() -> None:
+    turning = torch.zeros(10, 14)
+    turning[:, 0] = 1.2 * torch.arange(10)
+    assert torch.allclose(head_speed(turning), torch.ones(10), atol=1e-4)
+    assert head_speed(turning[:1]).tolist() == [0.0]
+    assert head_speed(torch.zeros(5, 14)).max() == 0
+
+
+def test_truth_has_the_frames_as_plain_numbers() -> None:
+    _, film = played(speech(), 0)
+    told = truth(1_000_001, film, torch.full((150, 4), 0.25))
+    assert told["fps"] == 25
+    assert told["seed"] == 1_000_001
+    assert len(told["frames"]) == 150
+    frame = told["frames"][7]
+    assert frame["yaw"] == pytest.approx(float(film[7, 0]), abs=1e-3)
+    assert frame["box"] == [0.25] * 4
+    assert {"open", "width", "pitch", "roll", "brow", "blink"} <= set(frame)
+
+
+def test_wrong_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one sample"):
+        drivers(torch.zeros(0))
+    with pytest.raises(ValueError, match="mix the channels"):
+        drivers(torch.zeros(2, 100))
+    with pytest.raises(ValueError, match="same sound"):
+        act(torch.zeros(3, 4), drivers(torch.zeros(16000)), 0)
