@@ -1,4 +1,4 @@
-"""How a puppet moves to its sound: drivers heard in the sound, and the acting they cause.
+"""How a puppet moves to its sound: head, gaze, blinks and brows.
 
 EMO, "Speed Layers" and its figures: the head, the brows and the eyes of a speaker follow the
 sound, with much that the sound does not decide. In the puppet world both halves are known: head
@@ -9,92 +9,48 @@ prefer pauses. The paper has no such world; every constant here is ours.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-Array = NDArray[np.float64]
+from .sound_drivers import (
+    FRAME_RATE,
+    Array,
+    Drivers,
+    as_tensor,
+    brow_emphasis,
+    drivers,
+    gaussian,
+    head_energy,
+    smooth,
+)
 
-FRAME_RATE = 25
-SAMPLE_RATE = 16000
+__all__ = [
+    "POSE_LIMITS",
+    "SPEED_RANGE",
+    "Drivers",
+    "act",
+    "brow_emphasis",
+    "drivers",
+    "film_speed",
+    "head_energy",
+    "head_speed",
+    "rotation",
+    "truth",
+]
+
 SPEED_RANGE = (0.09, 1.5)  # a film's own head speed while it speaks, degrees per frame at 30 fps
 POSE_LIMITS = (18.0, 10.0, 8.0)  # yaw, pitch, roll in degrees
 NUM_CONTROLS = 14
 
-_HOP = SAMPLE_RATE // FRAME_RATE
 _YAW, _PITCH, _ROLL, _TX, _TY, _SCALE, _OPEN, _BLINK, _GAZE_X, _GAZE_Y, _BROW = (
     *range(7), 10, 11, 12, 13,
 )  # fmt: skip
 _PATH_SIGMA = 12  # grid points over which the head's path stays smooth
 _BLINKS = ((0.6, 1.0, 0.5), (0.5, 1.0, 0.95, 0.4), (0.4, 0.95, 1.0, 0.7, 0.3))
 _POSE_SHARE = np.array([1.0, 0.55, 0.45])  # how far pitch and roll go, relative to yaw
-
-
-@dataclass(frozen=True)
-class Drivers:
-    """What in a sound moves a speaker, one number a frame at 25 fps; all (F,) float32.
-
-    A frame depends on less than 0.1 s of sound on either side, never on the whole file.
-
-    Attributes:
-        loudness: 0 at -52 dBFS and below, 1 at -12 dBFS and above.
-        onset: 0..1, how much louder the bands become.
-        pitch: octaves from 160 Hz over 1.5, clipped to -1..1; 0 where unvoiced.
-        voiced: 0..1, how periodic the sound is.
-    """
-
-    loudness: Tensor
-    onset: Tensor
-    pitch: Tensor
-    voiced: Tensor
-
-
-def drivers(waveform: Tensor) -> Drivers:
-    """Listen to a sound as an actor would: loudness, onsets, pitch.
-
-    Args:
-        waveform: (T,) float, 16 kHz, -1..1.
-
-    Returns:
-        Drivers of F = ceil(T * 25 / 16000) frames; frame i is heard around (i + 0.5) / 25 s.
-
-    Raises:
-        ValueError: if the sound is empty or not one-dimensional.
-    """
-    if waveform.ndim != 1 or waveform.numel() == 0:
-        raise ValueError(
-            f"waveform must be (T,) with at least one sample, got {tuple(waveform.shape)}; "
-            "mix the channels down first"
-        )
-    sound = waveform.detach().to("cpu", torch.float32)
-    num_frames = -(-sound.numel() * FRAME_RATE // SAMPLE_RATE)
-    loudness = _loudness(sound, num_frames)
-    audible = ((loudness - 0.08) / 0.15).clamp(0, 1)
-    pitch, voiced = _pitch(sound, num_frames)
-    voiced = voiced * audible
-    onset = _onset(sound, num_frames) * audible
-    return Drivers(loudness, onset, torch.where(voiced > 0.25, pitch, 0.0), voiced)
-
-
-def head_energy(heard: Drivers) -> Tensor:
-    """Say how strongly the sound moves the head: smoothed loudness and onsets, (F,) in 0..1."""
-    drive = 0.5 * heard.loudness.numpy() + 0.8 * heard.onset.numpy()
-    return _tensor(np.clip(_smooth(drive, 4.0), 0, 1))
-
-
-def brow_emphasis(heard: Drivers) -> Tensor:
-    """Say how strongly the sound moves the brows: pitch, its rises, and stress, (F,) in -1..1."""
-    voiced, pitch = heard.voiced.numpy().astype(float), heard.pitch.numpy().astype(float)
-    usual = _smooth(voiced * pitch, 6.0) / (_smooth(voiced, 6.0) + 0.05)
-    tune = voiced * (0.35 * pitch + 1.8 * (pitch - usual))
-    stress = voiced * np.clip((heard.loudness.numpy() - 0.45) * 1.4, 0, 1)
-    lift = tune + 1.1 * stress + 0.3 * heard.onset.numpy() - 0.45 * voiced
-    # Plain speech leaves the brows where silence does, so that only its music moves them.
-    return _tensor(np.clip(1.4 * _smooth(lift, 2.5), -1, 1))
 
 
 def act(mouth: Tensor, heard: Drivers, seed: int) -> Tensor:
@@ -130,7 +86,7 @@ def act(mouth: Tensor, heard: Drivers, seed: int) -> Tensor:
     controls[:, _BROW] = np.clip(mood + 0.95 * emphasis + restless, -1, 1)
     controls[:, _BLINK] = _lids(heard, emphasis, seed)
     controls[:, _GAZE_X : _GAZE_Y + 1] = _gaze(controls[:, :2], seed)
-    return _tensor(controls)
+    return as_tensor(controls)
 
 
 def film_speed(seed: int) -> float:
@@ -140,17 +96,18 @@ def film_speed(seed: int) -> float:
 
 
 def rotation(controls: Tensor) -> Tensor:
-    """Turn yaw, pitch and roll into rotation matrices, R = Rz(roll) Ry(yaw) Rx(pitch).
+    """Turn yaw, pitch and roll into rotation matrices, R = Rz(roll) Rx(pitch) Ry(yaw).
 
     Args:
         controls: (F, 3 or more); the first three columns are yaw, pitch, roll in degrees.
 
     Returns:
         (F, 3, 3): x to the picture's right, y down, z towards the camera, so that yaw > 0 turns
-        to the picture's right and pitch > 0 looks up. The head nods first and rolls last.
+        to the picture's right and pitch > 0 looks up. The head turns first and rolls
+        last, as `puppets.render` draws it.
     """
     yaw, pitch, roll = (controls[:, i] * (math.pi / 180) for i in range(3))
-    return _axis(roll, 2) @ _axis(yaw, 1) @ _axis(pitch, 0)
+    return _axis(roll, 2) @ _axis(pitch, 0) @ _axis(yaw, 1)
 
 
 def head_speed(controls: Tensor) -> Tensor:
@@ -237,7 +194,7 @@ def _head(heard: Drivers, seed: int) -> Array:
 def _nods(heard: Drivers, own: float, seed: int) -> Array:
     """Dip the head on some stressed onsets: (F,) degrees of pitch."""
     num_frames = heard.onset.shape[0]
-    stress = _smooth(heard.onset.numpy() * (0.3 + heard.loudness.numpy()), 1.5)
+    stress = smooth(heard.onset.numpy() * (0.3 + heard.loudness.numpy()), 1.5)
     padded = np.pad(stress, 1)
     peak = (stress >= padded[:-2]) & (stress > padded[2:]) & (stress > 0.2)
     luck = _rng(seed, 10).random((num_frames, 2))
@@ -252,7 +209,7 @@ def _lids(heard: Drivers, emphasis: Array, seed: int) -> Array:
     rng = _rng(seed, 11)
     num_frames = emphasis.shape[0]
     lids = np.clip(rng.uniform(0.04, 0.12) - 0.12 * np.clip(emphasis, -0.3, 1), 0, 0.16)
-    pause = 1 - np.clip(_smooth(heard.loudness.numpy(), 2.0) / 0.4, 0, 1)
+    pause = 1 - np.clip(smooth(heard.loudness.numpy(), 2.0) / 0.4, 0, 1)
     luck = rng.random((num_frames, 2))
     free = 4
     for frame in range(num_frames):
@@ -276,63 +233,11 @@ def _gaze(pose: Array, seed: int) -> Array:
         held = int(rng.uniform(25, 75) if camera else rng.uniform(10, 30))
         gaze[frame : frame + held] = np.clip(target, -0.4, 0.4)
         frame += held
-    gaze = np.stack([_smooth(gaze[:, i], 0.6) for i in range(2)], 1)
+    gaze = np.stack([smooth(gaze[:, i], 0.6) for i in range(2)], 1)
     # The eyes stay on the camera while the head turns a little.
     gaze[:, 0] -= 0.012 * pose[:, 0]
     gaze[:, 1] += 0.012 * pose[:, 1]
     return np.clip(gaze, -0.5, 0.5)
-
-
-def _pieces(sound: Tensor, num_frames: int, length: int) -> Tensor:
-    """Cut one window around the middle of each frame: (F, length)."""
-    before = length // 2 - _HOP // 2
-    after = num_frames * _HOP + length - sound.numel()
-    return torch.nn.functional.pad(sound, (before, max(after, 0))).unfold(0, length, _HOP)[
-        :num_frames
-    ]
-
-
-def _loudness(sound: Tensor, num_frames: int) -> Tensor:
-    window = torch.hann_window(1600)
-    power = (_pieces(sound, num_frames, 1600) ** 2 * window).sum(1) / window.sum()
-    return ((10 * torch.log10(power + 1e-9) + 52) / 40).clamp(0, 1)
-
-
-def _onset(sound: Tensor, num_frames: int) -> Tensor:
-    # Ten milliseconds a step, four steps a frame; a rise is measured over 20 ms in 16 bands.
-    steps = _pieces(sound, num_frames, 320 + 5 * 160).unfold(1, 320, 160)
-    spectrum = torch.fft.rfft(steps * torch.hann_window(320), n=320).abs()[..., 1:129]
-    bands = torch.log10(spectrum.reshape(num_frames, 6, 16, 8).mean(-1) + 0.05)
-    rise = (bands[:, 2:] - bands[:, :-2]).clamp(min=0).mean(-1)
-    return (rise.mean(1) / 0.35).clamp(0, 1)
-
-
-def _pitch(sound: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
-    # Autocorrelation of 64 ms, divided by the window's own; 65 to 430 Hz.
-    shortest, longest, length = 37, 246, 1024
-    window = torch.hann_window(length)
-    pieces = _pieces(sound, num_frames, length)
-    pieces = (pieces - pieces.mean(1, keepdim=True)) * window
-
-    def correlate(signal: Tensor) -> Tensor:
-        power: Tensor = torch.fft.rfft(signal, n=2048).abs() ** 2
-        lags: Tensor = torch.fft.irfft(power)
-        return lags[..., : longest + 2]
-
-    own = correlate(window)
-    scores = correlate(pieces)
-    scores = scores / (scores[:, :1] + 1e-6) * (own[0] / own)
-    inner = scores[:, shortest : longest + 1]
-    peaks = (inner >= scores[:, shortest - 1 : longest]) & (
-        inner >= scores[:, shortest + 1 : longest + 2]
-    )
-    inner = torch.where(peaks, inner, 0.0)
-    best = inner.max(1).values
-    # The first peak nearly as good as the best: a multiple of the period scores as high.
-    lag = (inner >= 0.9 * best[:, None]).to(torch.uint8).argmax(1) + shortest
-    octaves = torch.log2(SAMPLE_RATE / lag / 160.0) / 1.5
-    edges = torch.nn.functional.pad(octaves[None], (1, 1), mode="replicate")[0]
-    return edges.unfold(0, 3, 1).median(1).values.clamp(-1, 1), ((best - 0.35) / 0.35).clamp(0, 1)
 
 
 def _axis(angle: Tensor, axis: int) -> Tensor:
@@ -351,23 +256,8 @@ def _rng(seed: int, stream: int) -> np.random.Generator:
     return np.random.default_rng([seed, stream])
 
 
-def _kernel(sigma: float) -> Array:
-    reach = max(1, math.ceil(3 * sigma))
-    return np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-
-
 def _noise(rng: np.random.Generator, length: int, sigma: float) -> Array:
     """Smooth noise of variance 1; a longer one begins like a shorter one."""
-    kernel = _kernel(sigma)
+    kernel = gaussian(sigma)
     white = rng.standard_normal(length + len(kernel) - 1)
     return np.convolve(white, kernel / np.sqrt((kernel**2).sum()), mode="valid")
-
-
-def _smooth(values: NDArray[Any], sigma: float) -> Array:
-    kernel = _kernel(sigma)
-    padded = np.pad(values.astype(float), len(kernel) // 2, mode="edge")
-    return np.convolve(padded, kernel / kernel.sum(), mode="valid")
-
-
-def _tensor(values: Array) -> Tensor:
-    return torch.from_numpy(values.astype(np.float32))

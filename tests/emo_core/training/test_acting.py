@@ -121,8 +121,8 @@ def test_head_speed_is_a_films_own_and_films_cover_the_range() -> None:
     measured = torch.stack([head_speed(act(mouth, heard, seed)).mean() for seed in SEEDS])
     assert pearson(own.log(), measured.log()) > 0.95
     assert measured.max() > 6 * measured.min()
-    many = torch.tensor([film_speed(seed) for seed in range(300)])
-    assert 0.3 < many.median() < 0.45
+    many = torch.tensor([film_speed(seed) for seed in range(1000)])
+    assert 0.3 < many.median() < 0.43
     assert many.min() < 0.1
     assert many.max() > 1.4
 
@@ -171,6 +171,8 @@ def test_rotation_is_orthogonal_and_turns_the_way_it_says() -> None:
     nose = turn @ torch.tensor([0.0, 0.0, 1.0])
     assert torch.allclose(nose[1], torch.tensor([1.0, 0.0, 0.0]), atol=1e-6)
     assert torch.allclose(nose[2], torch.tensor([0.0, -1.0, 0.0]), atol=1e-6)
+    clockwise = rotation(torch.tensor([[0.0, 0.0, 90.0]])) @ torch.tensor([1.0, 0.0, 0.0])
+    assert torch.allclose(clockwise[0], torch.tensor([0.0, 1.0, 0.0]), atol=1e-6)
 
 
 def test_head_speed_is_degrees_per_frame_at_thirty() -> None:
