@@ -1,0 +1,333 @@
+"""Drawing of what surrounds the features: backdrop, body, head, ears, hair and hats."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .drawing import Affine, Patch, box, ellipse, smooth, squircle
+from .identities import HAIR
+from .scene import CHIN_DROP, Scene
+
+_FRONT = {
+    "short": (-0.62, 0.16, 0.55),
+    "parted": (-0.56, 0.10, 0.60),
+    "bob": (-0.52, 0.05, 1.05),
+    "long": (-0.60, 0.25, 0.95),
+    "afro": (-0.56, 0.05, 0.50),
+    "bun": (-0.64, 0.22, 0.50),
+    "fringe": (-0.40, -0.04, 0.75),
+    "pigtails": (-0.58, 0.20, 0.60),
+    "quiff": (-0.64, 0.08, 0.60),
+}
+"""Hairline: height in the middle, and how it falls with x squared and x to the sixth."""
+_BACK = {
+    "bob": (-0.12, 0.20, 0.96, 0.62),
+    "long": (0.22, 0.20, 1.32, 0.72),
+    "afro": (-0.30, 0.40, 0.98, 0.98),
+    "fringe": (-0.30, 0.13, 0.80, 0.70),
+}
+"""Hair behind the head: middle y, width beyond the face, half height, corner."""
+_TUFTS = {
+    "bun": (0.0, -1.20, 0.34, 0.30),
+    "pigtails": (1.02, 0.12, 0.24, 0.46),
+    "quiff": (0.22, -1.02, 0.62, 0.32),
+}
+"""Tufts of hair: x, y, half width, half height; mirrored."""
+
+
+def draw_backdrop(scene: Scene) -> None:
+    """Paint the gradient and the simple shape behind the puppet."""
+    canvas, values = scene.canvas, scene.values
+    batch = len(scene.people)
+    whole = Affine(scene.constant(0.5), scene.constant(0.5), scene.pose.body.matrix * 0 + _eye(scene))
+    ramp = canvas.axis.view(1, 1, -1, 1)
+    top, low = (values[n].view(batch, 3, 1, 1) for n in ("backdrop", "backdrop_low"))
+    canvas.pixels.copy_((top + (low - top) * ramp).expand_as(canvas.pixels))
+    shade = values["backdrop"] * 0.88 + 0.10
+    for kind in (1, 2, 3):
+        rows = scene.where("scenery", kind)
+        if not rows:
+            continue
+        patch = canvas.patch(whole, rows=rows)
+        side = patch.column(values["backdrop_x"])
+        if kind == 1:
+            distance = ellipse(patch.u - 0.28 * side, patch.v + 0.10, 0.36, 0.36)
+        elif kind == 2:
+            distance = (patch.u * 0.8 + patch.v * 0.6 * side.sign() + 0.05).abs() - 0.16
+        else:
+            distance = ellipse(patch.u - 0.3 * side, patch.v - 0.62, 0.85, 0.52)
+        patch.paint(patch.cover(distance), shade)
+        patch.finish()
+
+
+def draw_body(scene: Scene) -> None:
+    """Paint neck, shoulders and clothes; they stay where they are, the neck follows the head."""
+    values, pose = scene.values, scene.pose
+    skin = values["skin"]
+    patch = scene.canvas.patch(pose.body, (1.9, -0.2, 1.9, 3.2))
+    lean = (pose.head.x - pose.body.x) / pose.body.matrix[:, 0, 0]
+    bend = smooth((1.55 - patch.v) * 1.4) * patch.column(lean)
+    neck = patch.column(values["neck"])
+    flare = smooth((patch.v - 1.15) * 2.0) * 0.10
+    patch.paint(patch.cover(box(patch.u - bend, patch.v - 0.9, neck + flare, 0.85, 0.1)), skin * 0.86)
+    shadow = smooth((1.32 + 0.12 * patch.column(scene.controls["open"]) - patch.v) * 4.0)
+    inside = patch.cover((patch.u - bend).abs() - neck - flare)
+    patch.paint(inside * shadow, skin * 0.62, 0.75)
+    _draw_clothes(scene, patch, neck)
+    patch.finish()
+
+
+def draw_back_hair(scene: Scene) -> None:
+    """Paint the hair behind the head."""
+    values, pose = scene.values, scene.pose
+    dark = values["hair_color"] * 0.80
+    bob = ("bob", "long", "afro", "fringe")
+    rows = scene.where("hair", *(HAIR.index(n) for n in bob))
+    shift = pose.sin_yaw * -0.12
+    if rows:
+        shape = [_table(scene, _BACK, i) for i in range(4)]
+        place = pose.head.child(shift, shape[0] + 0.10 * pose.sin_pitch)
+        reach = torch.stack([shape[1] + values["face_width"] + 0.2, shape[2] + 0.2] * 2, 1)
+        patch = scene.canvas.patch(place, reach, rows)
+        width = patch.column(values["face_width"] + shape[1] + values["volume"])
+        u = patch.u * (1.0 - 0.06 * patch.v)
+        distance = box(u, patch.v, width, patch.column(shape[2]), patch.column(shape[3]))
+        light = 1.06 - 0.20 * patch.v / patch.column(shape[2])
+        patch.blend(patch.cover(distance), patch.pick(dark)[:, :, None, None] * light[:, None])
+        patch.finish()
+    rows = scene.where("hair", *(HAIR.index(n) for n in _TUFTS))
+    if rows:
+        shape = [_table(scene, _TUFTS, i) for i in range(4)]
+        for side in (-1.0, 1.0):
+            place = pose.head.child(shape[0] * side + shift, shape[1] + 0.10 * pose.sin_pitch)
+            reach = torch.stack([shape[2], shape[3]] * 2, 1) + 0.1
+            patch = scene.canvas.patch(place, reach, rows)
+            distance = ellipse(patch.u, patch.v, patch.column(shape[2]), patch.column(shape[3]))
+            light = 1.10 - 0.20 * patch.v / patch.column(shape[3])
+            patch.blend(patch.cover(distance), patch.pick(dark)[:, :, None, None] * light[:, None])
+            patch.finish()
+
+
+def draw_ears(scene: Scene) -> None:
+    """Paint ears, a cat's ears, or a robot's bolts and antenna."""
+    values, pose = scene.values, scene.pose
+    skin = values["skin"]
+    people, cats = scene.where("species", 0, 3), scene.where("species", 1)
+    for side in (-1.0, 1.0):
+        x = side * (values["face_width"] - 0.02) * pose.cos_yaw - 0.10 * pose.sin_yaw
+        place = pose.head.child(x, 0.02 + 0.10 * pose.sin_pitch)
+        if people:
+            patch = scene.canvas.patch(place, 0.4, people)
+            ear = patch.column(values["ear"])
+            shell = patch.cover(ellipse(patch.u, patch.v, ear, ear * 1.35))
+            patch.paint(shell, skin * 0.93)
+            inner = ellipse(patch.u - side * 0.02, patch.v, ear * 0.55, ear * 0.85)
+            patch.paint(patch.cover(inner), skin * 0.74)
+            patch.finish()
+        if cats:
+            place = pose.head.child(side * 0.56 - 0.12 * pose.sin_yaw, -0.80 + 0.12 * pose.sin_pitch)
+            patch = scene.canvas.patch(place, 0.65, cats)
+            for grow, color in ((0.0, skin * 0.92), (0.15, skin * 0.4 + scene.color(0.55, 0.3, 0.32))):
+                lean = patch.u - side * 0.10 + side * 0.22 * patch.v
+                height = patch.v + 0.42 - grow * 1.6
+                distance = torch.maximum(lean.abs() * 0.88 - height * 0.44, patch.v - 0.5)
+                patch.paint(patch.cover(distance), color)
+            patch.finish()
+    _draw_robot_parts(scene)
+
+
+def draw_head(scene: Scene) -> None:
+    """Paint the face with its shading, blush, freckles and a cat's muzzle."""
+    values, pose = scene.values, scene.pose
+    width = values["face_width"]
+    reach = torch.stack([width + 0.2, width * 0 + 1.15, width + 0.2, width * 0 + 1.35], 1)
+    patch = scene.canvas.patch(pose.head, reach)
+    u, v = face_plane(scene, patch)
+    face = patch.cover(squircle(u, v, patch.column(width), 1.0, patch.column(values["square"])))
+    a = u / patch.column(width)
+    radius = a * a + v * v
+    tilt = patch.column(values["light"] * 0.13 - 0.10 * pose.sin_yaw)
+    light = 1.03 + a * tilt - 0.05 * v - 0.16 * radius * radius
+    patch.blend(face, (patch.pick(values["skin"])[:, :, None, None] * light[:, None]).clamp_(0, 1))
+    patch.finish()
+    _draw_cheeks(scene)
+    _draw_muzzle(scene)
+
+
+def face_plane(scene: Scene, patch: Patch, grow: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Coordinates in which the face outline is a squircle of half height 1.
+
+    Args:
+        scene: The scene.
+        patch: A window in the frame of the head.
+        grow: Widening of the outline in head units.
+
+    Returns:
+        u and v, (n, h, w): the jaw is narrowed, the lower half follows the chin and the pitch.
+    """
+    pose = scene.pose
+    lower = 1.0 + CHIN_DROP * scene.controls["open"] - 0.30 * pose.sin_pitch + grow
+    upper = 1.0 + 0.16 * pose.sin_pitch + grow
+    v = torch.where(
+        patch.v > 0, patch.v / patch.column(lower), patch.v / patch.column(upper)
+    )
+    down = v.clamp(min=0.0)
+    u = patch.u - patch.column(0.20 * pose.sin_yaw) * down
+    return u * (1.0 + patch.column(scene.values["jaw"]) * down * down), v
+
+
+def draw_front_hair(scene: Scene) -> None:
+    """Paint the hair over the forehead and temples."""
+    values, pose = scene.values, scene.pose
+    rows = scene.where("hair", *range(1, len(HAIR)))
+    if not rows:
+        return
+    patch = scene.canvas.patch(pose.head, (1.15, 1.35, 1.15, 0.8), rows)
+    u, v = face_plane(scene, patch)
+    width = patch.column(values["face_width"])
+    grow = patch.column(0.07 + values["volume"])
+    dome = ellipse(u, v, width + grow * 0.8, 1.0 + grow)
+    line = [patch.column(_table(scene, _FRONT, i)) for i in range(3)]
+    a = (u - patch.column(0.42 * pose.sin_yaw)) / width
+    square = a * a
+    part = a - 0.3 * patch.column(values["part"].sign())
+    wave = patch.column(_flag(scene, "hair", "parted")) * (0.45 * part.abs() - 0.22)
+    hairline = line[0] + line[1] * square + line[2] * square * square * square - wave
+    hairline = hairline - patch.column(0.55 * pose.sin_pitch)
+    distance = torch.maximum(dome, (patch.v - hairline) * 0.8)
+    side = patch.column(values["light"] * 0.12)
+    light = 1.06 + side * a - 0.24 * (v + 0.72) ** 2 - 0.10 * square
+    color = patch.pick(values["hair_color"])[:, :, None, None] * light[:, None]
+    patch.blend(patch.cover(distance), color.clamp_(0, 1))
+    patch.finish()
+
+
+def draw_hat(scene: Scene) -> None:
+    """Paint a beanie, a hat with a brim, or a cap."""
+    values, pose = scene.values, scene.pose
+    color, trim = values["hat_color"], values["hat_color"] * 0.70
+    nod = -0.50 * pose.sin_pitch
+    for kind in (1, 2, 3):
+        rows = scene.where("hat", kind)
+        if not rows:
+            continue
+        place = pose.head.child(0.10 * pose.sin_yaw, -0.62 + nod)
+        patch = scene.canvas.patch(place, (1.5, 1.1, 1.5, 0.35), rows)
+        u, v = patch.u, patch.v
+        wide = patch.column(values["face_width"])
+        light = (1.06 + patch.column(values["light"] * 0.12) * u - 0.12 * u * u)[:, None]
+        body = patch.pick(color)[:, :, None, None] * light
+        if kind == 2:
+            crown = box(u * (1 - 0.12 * v), v + 0.36, wide * 0.80, 0.36, 0.16)
+            patch.blend(patch.cover(crown), body)
+            patch.paint(patch.cover(crown) * patch.cover((v + 0.10).abs() - 0.09), trim)
+            brim = ellipse(u, v - 0.05 * u * u - 0.02, wide + 0.42, 0.12)
+            patch.blend(patch.cover(brim), body)
+        else:
+            dome = torch.maximum(ellipse(u, v - 0.12, wide + 0.12, 0.72), v - 0.05)
+            patch.blend(patch.cover(dome), body)
+            if kind == 1:
+                patch.paint(patch.cover(ellipse(u, v + 0.66, 0.17, 0.17)), trim)
+                patch.paint(patch.cover(box(u, v + 0.02, wide + 0.15, 0.13, 0.12)), trim)
+            else:
+                shift = patch.column(0.55 * pose.sin_yaw)
+                visor = ellipse(u - shift, v + 0.10 * (u - shift) ** 2, wide * 0.80, 0.15)
+                patch.paint(patch.cover(visor), trim)
+        patch.finish()
+
+
+def _draw_clothes(scene: Scene, patch: Patch, neck: Tensor) -> None:
+    """Paint the torso in one of three kinds of clothes, with a neckline."""
+    values = scene.values
+    torso = squircle(patch.u, patch.v - 2.45, 1.28, 1.22, 0.45)
+    kind = patch.column(values["outfit"])
+    crew = ellipse(patch.u, patch.v - 1.22, neck + 0.14, 0.20)
+    vee = patch.u.abs() * 0.75 + (patch.v - 1.24) * 0.6 - neck * 0.75 - 0.08
+    hole = torch.where(kind == 1.0, vee, crew)
+    patch.paint(patch.cover(torch.maximum(torso, hole - 0.02)), values["skin"] * 0.86)
+    light = 1.02 + 0.14 * patch.u * patch.column(values["light"]) - 0.10 * (patch.v - 1.6)
+    cloth = patch.cover(torch.maximum(torso, -hole))
+    color = patch.pick(values["clothes"])[:, :, None, None] * light[:, None]
+    patch.blend(cloth, color.clamp_(0, 1))
+    patch.paint(cloth * patch.cover(hole - torch.where(kind == 2.0, 0.16, 0.07)), values["accent"])
+    placket = torch.maximum(patch.u.abs() - 0.05, 1.5 - patch.v)
+    patch.paint(cloth * patch.cover(placket) * (kind == 2.0), values["accent"])
+
+
+def _draw_robot_parts(scene: Scene) -> None:
+    """Paint bolts and an antenna behind a robot's head."""
+    rows = scene.where("species", 2)
+    if not rows:
+        return
+    values, pose = scene.values, scene.pose
+    dark = values["skin"] * 0.62
+    place = pose.head.child(-0.14 * pose.sin_yaw, 0.12 * pose.sin_pitch)
+    patch = scene.canvas.patch(place, (1.3, 1.5, 1.3, 0.4), rows)
+    edge = patch.column(values["face_width"])
+    bolt = box(patch.u.abs() - edge, patch.v, 0.14, 0.24, 0.06)
+    patch.paint(patch.cover(bolt), dark)
+    patch.paint(patch.cover(box(patch.u, patch.v + 1.05, 0.045, 0.22, 0.02)), dark)
+    patch.paint(patch.cover(ellipse(patch.u, patch.v + 1.27, 0.11, 0.11)), values["iris"])
+    patch.finish()
+
+
+def _draw_cheeks(scene: Scene) -> None:
+    """Paint blush and, on some, freckles."""
+    values = scene.values
+    rosy = values["skin"] * 0.55 + scene.color(0.42, 0.12, 0.13)
+    freckled = scene.where("freckles", 1)
+    for side in (-1.0, 1.0):
+        frame = scene.anchor(side * values["face_width"] * 0.62, scene.constant(0.26))
+        patch = scene.canvas.patch(frame, (0.22, 0.16, 0.22, 0.16))
+        soft = smooth(1.0 - (patch.u / 0.22) ** 2 - (patch.v / 0.16) ** 2)
+        patch.paint(soft, rosy, values["blush"] * 0.75)
+        patch.finish()
+        if freckled:
+            patch = scene.canvas.patch(frame, 0.2, freckled)
+            for x, y in ((-0.10, -0.02), (0.02, 0.05), (0.07, -0.06)):
+                dot = patch.cover(ellipse(patch.u - x, patch.v - y, 0.026, 0.026))
+                patch.paint(dot, values["skin"] * 0.62, 0.7)
+            patch.finish()
+
+
+def _draw_muzzle(scene: Scene) -> None:
+    """Paint a cat's light muzzle and whiskers and the stripes on its forehead."""
+    rows = scene.where("species", 1)
+    if not rows:
+        return
+    values, pose = scene.values, scene.pose
+    frame = scene.anchor(scene.constant(0.0), scene.constant(0.45))
+    patch = scene.canvas.patch(frame, (1.15, 0.5, 1.15, 0.7), rows)
+    drop = 0.08 + 0.14 * patch.column(scene.controls["open"])
+    distance = ellipse(patch.u, patch.v - drop, 0.56, 0.36 + drop)
+    patch.paint(patch.cover(distance * 0.5), values["skin"] * 0.4 + 0.58)
+    for rise in (-0.14, 0.06):
+        bend = patch.v + 0.08 - rise * (patch.u.abs() + 0.3) * 0.9
+        line = torch.maximum(bend.abs() - 0.018, (patch.u.abs() - 0.80).abs() - 0.26)
+        patch.paint(patch.cover(line), values["hair_color"])
+    patch.finish()
+    frame = scene.anchor(scene.constant(0.0), scene.constant(-0.72))
+    patch = scene.canvas.patch(frame, 0.4, rows)
+    for x in (-0.2, 0.0, 0.2):
+        stripe = box(patch.u - x * (1 + 0.3 * patch.v), patch.v, 0.045, 0.17 - abs(x) * 0.3, 0.04)
+        patch.paint(patch.cover(stripe), values["hair_color"], 0.8)
+    patch.finish()
+
+
+def _table(scene: Scene, table: dict[str, tuple[float, ...]], column: int) -> Tensor:
+    """Look up a number of every picture's hair style, (B,); 0.1 where the style is not listed."""
+    numbers = [
+        table[style][column] if style in table else 0.1
+        for style in (HAIR[int(who.values["hair"][0])] for who in scene.people)
+    ]
+    return scene.pose.sin_yaw.new_tensor(numbers)
+
+
+def _flag(scene: Scene, name: str, kind: str) -> Tensor:
+    """1 where the hair style is `kind`, (B,)."""
+    return (scene.values[name] == float(HAIR.index(kind))).float()
+
+
+def _eye(scene: Scene) -> Tensor:
+    return torch.eye(2, device=scene.pose.sin_yaw.device)[None]
