@@ -28,6 +28,7 @@ from .sound_drivers import (
 )
 
 __all__ = [
+    "FRAME_RATE",
     "POSE_LIMITS",
     "SPEED_RANGE",
     "Drivers",
