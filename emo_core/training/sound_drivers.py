@@ -65,7 +65,7 @@ def drivers(waveform: Tensor) -> Drivers:
     pitch, voiced = _pitch(sound, num_frames)
     voiced = voiced * audible
     onset = _onset(sound, num_frames) * audible
-    return Drivers(loudness, onset, torch.where(voiced > 0.25, pitch, 0.0), voiced)
+    return Drivers(loudness, onset, torch.where(voiced > 0.4, pitch, 0.0), voiced)
 
 
 def head_energy(heard: Drivers) -> Tensor:
@@ -152,4 +152,4 @@ def _pitch(sound: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
     lag = (inner >= 0.9 * best[:, None]).to(torch.uint8).argmax(1) + shortest
     octaves = torch.log2(SAMPLE_RATE / lag / 160.0) / 1.5
     edges = torch.nn.functional.pad(octaves[None], (1, 1), mode="replicate")[0]
-    return edges.unfold(0, 3, 1).median(1).values.clamp(-1, 1), ((best - 0.35) / 0.35).clamp(0, 1)
+    return edges.unfold(0, 3, 1).median(1).values.clamp(-1, 1), ((best - 0.5) / 0.25).clamp(0, 1)

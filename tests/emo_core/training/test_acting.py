@@ -1,5 +1,6 @@
 """Acting: the drivers hear what is there, and the puppet follows them and nothing else."""
 
+import functools
 import math
 
 import pytest
@@ -26,6 +27,7 @@ def hum(frequency: float, seconds: float) -> torch.Tensor:
     return 0.1 * torch.stack(tones).sum(0)
 
 
+@functools.cache
 def speech(seed: int = 0, seconds: float = 6.0) -> torch.Tensor:
     """Syllables of random length, loudness and pitch, with pauses here and there."""
     generator = torch.Generator().manual_seed(seed)
