@@ -1,0 +1,325 @@
+"""Measurements on a film: lip sync, head speed, identity, joins and drift.
+
+The paper (EMO, "Experiments") measures FID, SyncNet, F-SIM, FVD and Expression-FID with networks
+for real faces. Here the mouth, the head and the appearance are read by the meters of the puppet
+world (`training/meters.py`), whose truth is known; on pictures of anybody but puppets the figures
+are proxies, and the result says so. Speeds are in degrees per frame at 30 fps whatever the rate
+of the film, as everywhere in this project.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .measurements import (
+    best_lag,
+    drift,
+    head_speed_of,
+    join_jump,
+    loudness_of,
+    pearson,
+    sharpness,
+)
+
+PUPPET_FIGURES = "measured against the truth of a puppet film"
+PROXY_FIGURES = (
+    "no truth was given: the mouth is compared with the loudness of the sound, and the meters "
+    "know puppets only, so for any other picture all figures of mouth, head and identity are "
+    "proxies"
+)
+
+
+class Read(Protocol):
+    """What meters say about F frames (see `training.meters.Readings`)."""
+
+    @property
+    def mouth(self) -> Tensor:
+        """(F, 2), openness and width."""
+
+    @property
+    def pose(self) -> Tensor:
+        """(F, 3), yaw, pitch and roll in degrees."""
+
+    @property
+    def identity(self) -> Tensor:
+        """(F, D), appearance."""
+
+
+class Meters(Protocol):
+    """Anything that reads films; `training.meters.PuppetMeter` is one."""
+
+    def read(self, frames: Tensor) -> Read:
+        """Read (F, 3, H, W) frames."""
+
+    def identity_error(self, identity: Tensor, reference: Tensor) -> Tensor:
+        """Compare appearances (..., D); 0 is the same."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is true of a puppet film, frame by frame.
+
+    Attributes:
+        fps: frames per second.
+        mouth: (F, 2), openness and width, 0..1.
+        pose: (F, 3), yaw, pitch and roll in degrees.
+    """
+
+    fps: Fraction
+    mouth: Tensor
+    pose: Tensor
+
+    def at(self, fps: Fraction, num_frames: int) -> Truth:
+        """Resample to another frame rate, at most `num_frames` long."""
+        count = min(num_frames, math.ceil(len(self.mouth) * fps / self.fps))
+        index = [min(len(self.mouth) - 1, round(i * self.fps / fps)) for i in range(count)]
+        return Truth(fps, self.mouth[index], self.pose[index])
+
+
+def load_meters() -> Meters:
+    """Load the meters of the puppet world from the training package.
+
+    Returns:
+        The trained meter.
+
+    Raises:
+        FileNotFoundError: if this installation has no training package, or no trained meter.
+    """
+    try:
+        module = import_module(".training.meters", __package__)
+    except ModuleNotFoundError as error:
+        raise FileNotFoundError(
+            "the meters of the puppet world are in emo_core/training, which this installation "
+            "leaves out; evaluate from a checkout of the repository"
+        ) from error
+    meter: Meters = module.load_meter()
+    return meter
+
+
+def evaluate_film(
+    frames: Tensor,
+    fps: Fraction,
+    portrait: Tensor,
+    sound: tuple[Tensor, int],
+    truth: Truth | None = None,
+    clip_length: int | None = None,
+    meters: Meters | None = None,
+) -> dict[str, Any]:
+    """Measure a film.
+
+    Args:
+        frames: (F, 3, H, W), float 0..1 or uint8.
+        fps: frames per second.
+        portrait: (3, H, W), the picture the film was made from, framed like the film.
+        sound: waveform (C, T) or (T,) and samples per second.
+        truth: what is true, for a film of a puppet whose truth is known.
+        clip_length: frames of a clip, for the jump at joins.
+        meters: what reads the film; by default that of the training package.
+
+    Returns:
+        Plain numbers, None where one cannot be given, and the sentence `figures` that says what
+        they are worth. `FIGURES` names each with its unit.
+
+    Raises:
+        ValueError: if the film has no frames.
+        FileNotFoundError: if meters are wanted and not installed.
+    """
+    if frames.ndim != 4 or len(frames) == 0:
+        raise ValueError(
+            f"frames must have the shape (F, 3, H, W) with F at least 1, got {tuple(frames.shape)}"
+        )
+    meters = meters or load_meters()
+    waveform, rate = sound
+    read = meters.read(frames)
+    own = meters.read(portrait[None]).identity
+    errors = meters.identity_error(read.identity, own)
+    expected = math.ceil(waveform.shape[-1] * Fraction(fps) / rate)
+    speed = head_speed_of(read.pose, fps)
+    result: dict[str, Any] = {
+        "figures": PUPPET_FIGURES if truth else PROXY_FIGURES,
+        "frames": len(frames),
+        "frames_of_the_sound": expected,
+        "fps": float(fps),
+        "identity_error": float(errors.mean()),
+        "identity_drift": drift(errors, fps),
+        "head_speed": float(speed.mean()),
+        "sharpness": sharpness(frames),
+    }
+    if truth is None:
+        loudness = loudness_of(waveform, rate, fps, len(frames))
+        result |= _follow("mouth_against_loudness", read.mouth[:, 0], loudness)
+    else:
+        result |= _against_truth(read, truth.at(Fraction(fps), len(frames)), fps)
+    if clip_length:
+        jump = join_jump(frames, clip_length)
+        result |= {"join_jump": jump.joins, "inside_jump": jump.inside, "join_ratio": jump.ratio}
+    return {name: _plain(value) for name, value in result.items()}
+
+
+def _follow(name: str, measured: Tensor, wanted: Tensor) -> dict[str, float]:
+    lag, score = best_lag(measured, wanted)
+    return {
+        f"{name}_r": pearson(measured, wanted),
+        f"{name}_best_lag": lag,
+        f"{name}_best_lag_r": score,
+    }
+
+
+def _against_truth(read: Read, truth: Truth, fps: Fraction) -> dict[str, float]:
+    count = len(truth.mouth)
+    mouth, pose = read.mouth[:count], read.pose[:count]
+    spread = float(truth.mouth[:, 0].std()) if count > 1 else 0.0
+    amplitude = float(mouth[:, 0].std()) / spread if spread > 1e-6 else math.nan
+    return {
+        **_follow("mouth_openness", mouth[:, 0], truth.mouth[:, 0]),
+        "mouth_openness_amplitude": amplitude,
+        "mouth_openness_mean": float(mouth[:, 0].mean()),
+        "mouth_width_r": pearson(mouth[:, 1], truth.mouth[:, 1]),
+        "head_speed_of_truth": float(head_speed_of(truth.pose, fps).mean()),
+        "pose_difference": float((pose - truth.pose).square().mean().sqrt()),
+    }
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+FIGURES: dict[str, tuple[str, str]] = {
+    "frames": ("frames of the film", ""),
+    "frames_of_the_sound": ("frames the sound asks for", ""),
+    "fps": ("frame rate", "frames/s"),
+    "mouth_openness_r": ("mouth openness against the truth, r", ""),
+    "mouth_openness_best_lag": ("best lag of openness (positive: late)", "frames"),
+    "mouth_openness_best_lag_r": ("openness at the best lag, r", ""),
+    "mouth_openness_amplitude": ("amplitude of openness, film / truth", ""),
+    "mouth_openness_mean": ("mean openness (0 closed .. 1 widest)", ""),
+    "mouth_width_r": ("mouth width against the truth, r", ""),
+    "mouth_against_loudness_r": ("mouth against loudness (proxy), r", ""),
+    "mouth_against_loudness_best_lag": ("best lag against loudness (positive: late)", "frames"),
+    "mouth_against_loudness_best_lag_r": ("mouth against loudness at the best lag, r", ""),
+    "identity_error": ("identity error against the portrait", "standard deviations"),
+    "identity_drift": ("identity error, last 5 s / first 5 s", ""),
+    "head_speed": ("head speed", "degrees per frame at 30 fps"),
+    "head_speed_of_truth": ("head speed of the truth", "degrees per frame at 30 fps"),
+    "pose_difference": ("pose against the truth, rms", "degrees"),
+    "sharpness": ("sharpness (mean gradient)", "0..1 per pixel"),
+    "join_jump": ("jump at clip joins", "0..1"),
+    "inside_jump": ("jump inside clips", "0..1"),
+    "join_ratio": ("jump at joins / inside", ""),
+}
+"""What the numbers of `evaluate_film` are, and their units."""
+
+
+def format_report(result: Mapping[str, Any]) -> str:
+    """Write a measurement for people.
+
+    Args:
+        result: what `evaluate_film` gave.
+
+    Returns:
+        One line a figure, and the sentence that says what the figures are worth.
+    """
+    lines = []
+    width = max(len(label) for label, _ in FIGURES.values())
+    for name, (label, unit) in FIGURES.items():
+        if name in result:
+            value = result[name]
+            text = "undefined" if value is None else f"{value:.3f}".rstrip("0").rstrip(".")
+            lines.append(f"{label:<{width}}  {text} {unit}".rstrip())
+    lines.append(f"({result['figures']})")
+    return "\n".join(lines)
+
+
+def read_truth(path: Path) -> Truth:
+    """Read the truth of a puppet film.
+
+    Args:
+        path: truth.json as `emo puppet --truth` writes it.
+
+    Returns:
+        The truth.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not such a file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"truth {path} does not exist; `emo puppet --truth` writes one")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        rows = data["frames"]
+        mouth = torch.tensor([[row["open"], row["width"]] for row in rows]).float()
+        pose = torch.tensor([[row["yaw"], row["pitch"], row["roll"]] for row in rows]).float()
+        fps = Fraction(str(data["fps"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"truth {path} must be JSON with fps and frames of open, width, yaw, pitch, roll, got "
+            f"something else ({error}); `emo puppet --truth` writes one"
+        ) from error
+    if len(mouth) == 0 or fps <= 0:
+        raise ValueError(f"truth {path} must have at least one frame and a positive fps")
+    return Truth(fps, mouth, pose)
+
+
+def evaluate_file(
+    video: Path, portrait: Path, sound: Path, truth: Path | None = None
+) -> dict[str, Any]:
+    """Measure a film in a file.
+
+    Args:
+        video: a film PyAV reads; the clip length is taken from its metadata.
+        portrait: the picture it was made from; its middle is taken if the shapes differ.
+        sound: its sound, or any film or sound PyAV reads.
+        truth: truth.json of a puppet film.
+
+    Returns:
+        As `evaluate_film`.
+
+    Raises:
+        OSError: if a file is missing or unreadable.
+        ValueError: if a file is not what it should be.
+    """
+    files = import_module(".video", __package__)
+    known = read_truth(truth) if truth else None
+    frames, fps, metadata = files.read_video(video)
+    frames = torch.as_tensor(frames).permute(0, 3, 1, 2)
+    picture = _read_portrait(portrait, frames.shape[-2], frames.shape[-1])
+    clip_length = _clip_length(metadata)
+    return evaluate_film(
+        frames, Fraction(fps), picture, files.read_sound(sound), known, clip_length
+    )
+
+
+def _clip_length(metadata: Mapping[str, Any]) -> int | None:
+    """Find the clip length that `emo animate` wrote, plain or as JSON in the comment."""
+    notes: dict[str, Any] = dict(metadata)
+    with contextlib.suppress(ValueError, TypeError):  # a comment of somebody else
+        notes |= json.loads(str(metadata.get("comment", "{}")))
+    value = str(notes.get("clip_length", ""))
+    return int(value) if value.isdigit() and int(value) > 0 else None
+
+
+def _read_portrait(path: Path, height: int, width: int) -> Tensor:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            picture = ImageOps.exif_transpose(image).convert("RGB")
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f"portrait {path} must be a picture Pillow reads, got something else"
+        ) from error
+    fitted = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
+    data = torch.frombuffer(bytearray(fitted.tobytes()), dtype=torch.uint8)
+    return data.reshape(height, width, 3).permute(2, 0, 1)

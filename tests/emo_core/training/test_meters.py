@@ -1,0 +1,152 @@
+"""The meter: shapes, files, and what the trained one reads from unseen truth films."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from emo_core.training.identities import make_identity
+from emo_core.training.meter_check import gallery, picks_right, still
+from emo_core.training.meter_training import (
+    MeterTraining,
+    draw_examples,
+    new_meter,
+    random_controls,
+    soften,
+    train_meters,
+)
+from emo_core.training.meters import (
+    METERS_FILE,
+    SCALARS,
+    PuppetMeter,
+    load_meter,
+    meter_record,
+    readings_of,
+    save_meter,
+)
+from emo_core.training.puppets import CONTROLS, render
+
+trained = pytest.mark.skipif(not METERS_FILE.is_file(), reason="the meters are not trained yet")
+
+
+@pytest.fixture(scope="module")
+def meter() -> PuppetMeter:
+    torch.manual_seed(0)
+    return PuppetMeter(5, (8, 8, 8, 8), 8).eval()
+
+
+def test_readings_have_names_and_units(meter: PuppetMeter) -> None:
+    meter.mean.copy_(torch.arange(17.0))
+    read = meter.read(torch.zeros(3, 3, 128, 128))
+    assert read.mouth.shape == (3, 2)
+    assert read.pose.shape == (3, 3)
+    assert read.box.shape == (3, 4)
+    assert read.identity.shape == (3, 5)
+    values = torch.arange(17.0)[None]
+    named = readings_of(values)
+    assert named.pose.tolist() == [[2, 3, 4]]
+    assert named.centre.tolist() == [[5, 6]]
+    assert named.box.tolist() == [[5 - 3.5, 6 - 4, 7, 8]]
+    assert named.brow.tolist() == [10]
+    assert named[:0].mouth.shape == (0, 2)
+
+
+def test_bytes_sizes_and_batches_do_not_matter(meter: PuppetMeter) -> None:
+    pictures = torch.randint(0, 256, (5, 3, 128, 128), dtype=torch.uint8)
+    whole = meter.read(pictures)
+    parts = meter.read(pictures.float() / 255, batch=2)
+    assert torch.allclose(whole.pose, parts.pose, atol=1e-4)
+    doubled = pictures.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert meter.read(doubled).pose.shape == (5, 3)
+    for wrong in (torch.zeros(3, 128, 128), torch.zeros(2, 4, 128, 128), torch.zeros(0, 3, 8, 8)):
+        with pytest.raises(ValueError, match="colours on the second axis"):
+            meter.read(wrong)
+
+
+def test_file_round_trip(meter: PuppetMeter, tmp_path: Path) -> None:
+    path = tmp_path / "meters.safetensors"
+    save_meter(meter, path, {"steps": 3})
+    again = load_meter(path)
+    pictures = torch.rand(2, 3, 128, 128)
+    assert torch.allclose(again.read(pictures).pose, meter.read(pictures).pose, atol=0.02)
+    assert meter_record(path) == {"steps": 3}
+    assert not any(parameter.requires_grad for parameter in again.parameters())
+
+
+def test_wrong_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="emo train meters"):
+        load_meter(tmp_path / "meters.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="must be a puppet meter"):
+        load_meter(tmp_path / "other.safetensors")
+
+
+def test_examples_tell_the_truth_and_repeat() -> None:
+    first = draw_examples(4, torch.Generator().manual_seed(3))
+    again = draw_examples(4, torch.Generator().manual_seed(3))
+    assert torch.equal(first.frames, again.frames)
+    assert torch.equal(first.targets, again.targets)
+    assert first.targets.shape == (4, len(SCALARS) + len(make_identity(0).numbers))
+    controls = random_controls(4, torch.Generator().manual_seed(1))
+    assert controls.shape == (4, len(CONTROLS))
+    opening = random_controls(500, torch.Generator().manual_seed(1))[:, CONTROLS.index("open")]
+    assert float(opening.min()) >= 0 and float(opening.max()) <= 1
+
+
+def test_softening_keeps_the_picture() -> None:
+    frames = draw_examples(8, torch.Generator().manual_seed(5)).frames.float() / 255
+    spoiled = soften(frames, torch.Generator().manual_seed(6))
+    assert spoiled.shape == frames.shape
+    assert float(spoiled.min()) >= 0 and float(spoiled.max()) <= 1
+    assert 0.005 < float((spoiled - frames).abs().mean()) < 0.1
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    settings = MeterTraining(minutes=0, steps=3, batch=4, fresh=2, pool=8, save_every=2)
+    meter = train_meters(settings, tmp_path)
+    assert meter_record(tmp_path / "meters.safetensors")["steps"] == 4
+    assert meter.read(torch.zeros(1, 3, 128, 128)).identity.shape[1] == meter.num_identity
+    assert float(meter.residual.min()) >= 0.02
+
+
+def test_nearest_appearance() -> None:
+    strangers = gallery(20)
+    meter = new_meter(torch.cat([torch.rand(20, len(SCALARS)), strangers], 1))
+    own = make_identity(1_000_003).numbers
+    near = own + 0.05 * torch.randn(6, len(own), generator=torch.Generator().manual_seed(0))
+    assert picks_right(meter, near, own, strangers)
+    assert not picks_right(meter, strangers[:1], own, strangers)
+
+
+@trained
+def test_the_trained_meter_reads_unseen_puppets() -> None:
+    meter = load_meter()
+    assert METERS_FILE.stat().st_size <= 2.5 * 2**20
+    assert meter.num_identity == len(make_identity(0).numbers)
+    generator = torch.Generator().manual_seed(1_234)
+    examples = draw_examples(96, generator, 1_000_000)
+    read = meter.read(examples.frames)
+    r = torch.corrcoef(torch.stack([read.mouth[:, 0], examples.targets[:, 0]]))[0, 1]
+    assert float(r) >= 0.97
+    assert float((read.pose - examples.targets[:, 2:5]).square().mean().sqrt()) < 2.5
+
+
+@trained
+def test_the_record_states_what_the_meter_is_worth() -> None:
+    record = meter_record()
+    assert record["truth"]["films"] >= 24
+    assert record["truth"]["openness_r"] >= 0.97
+    assert 0 < record["truth"]["head_speed_floor"] < 0.2
+
+
+@trained
+def test_a_still_head_reads_slow() -> None:
+    from emo_core.measurements import head_speed_of
+    from emo_core.training.speech import Utterance
+    from emo_core.training.truth_films import make_film
+
+    sound = 0.1 * torch.randn(16000, generator=torch.Generator().manual_seed(2))
+    film = still(make_film(Utterance(sound, ((0.2, 0.8, "AA"),), "", ""), 1_000_009))
+    frames = render(film.identity, film.controls)
+    assert float(head_speed_of(load_meter().read(frames).pose, 25).mean()) < 0.3
