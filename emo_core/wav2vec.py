@@ -55,9 +55,10 @@ class Wav2Vec2Encoder(AudioEncoder):
             raise ValueError(
                 "this model hears with wav2vec2, which needs transformers: pip install transformers"
             ) from error
+        model: Any = Wav2Vec2Model
         config = Wav2Vec2Config.from_dict({**settings, **_NO_NOISE})
         with torch.device(device or "cpu"):
-            self.wav2vec2 = Wav2Vec2Model(config)
+            self.wav2vec2 = model(config)
         self.wav2vec2.to(dtype=dtype or torch.get_default_dtype()).eval()
         self.alignment, self.normalise = alignment, normalise
         self.num_layers, self.width = config.num_hidden_layers, config.hidden_size
