@@ -33,15 +33,15 @@ def draw_eyes(scene: Scene) -> None:
         shut = patch.column(blink)
         v = patch.v - 0.45 * tall * shut + (0.9 * shut) * patch.u * patch.u
         half = tall * (1.0 - shut) + 0.006
-        half = torch.where(v < 0, half * 0.84, half)
+        half = torch.where(v < 0, half * 0.76, half)
         lids = ellipse(patch.u, v + 0.022 * (1 - shut), wide + 0.03, half + 0.035)
         patch.paint(patch.cover(lids), lash)
         opening = patch.cover(ellipse(patch.u, v, wide, half)) * (1.0 - shut**8)
         patch.paint(opening, white)
         x = patch.u - 0.36 * wide * patch.column(controls["gaze_x"])
         y = patch.v - 0.30 * tall * patch.column(controls["gaze_y"])
-        patch.paint(opening * patch.cover(ellipse(x, y, 0.70 * wide, 0.70 * wide)), values["iris"])
-        patch.paint(opening * patch.cover(ellipse(x, y, 0.40 * wide, 0.40 * wide)), pupil)
+        patch.paint(opening * patch.cover(ellipse(x, y, 0.74 * wide, 0.74 * wide)), values["iris"])
+        patch.paint(opening * patch.cover(ellipse(x, y, 0.42 * wide, 0.42 * wide)), pupil)
         glint = ellipse(x + 0.22 * wide, y + 0.26 * wide, 0.20 * wide, 0.20 * wide)
         patch.paint(opening * patch.cover(glint), white)
         patch.finish()

@@ -87,7 +87,7 @@ def draw_back_hair(scene: Scene) -> None:
     shift = pose.sin_yaw * -0.12
     if rows:
         shape = [_table(scene, _BACK, i) for i in range(4)]
-        place = pose.head.child(shift, shape[0] + 0.10 * pose.sin_pitch)
+        place = pose.head.child(shift, shape[0] - 0.10 * pose.sin_pitch)
         reach = torch.stack([shape[1] + values["face_width"] + 0.2, shape[2] + 0.2] * 2, 1)
         patch = scene.canvas.patch(place, reach, rows)
         width = patch.column(values["face_width"] + shape[1] + values["volume"])

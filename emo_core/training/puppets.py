@@ -45,7 +45,7 @@ CONTROLS: tuple[str, ...] = (
 is clockwise), offsets as fractions of the picture side, scale 1 for the identity's own, the rest
 0..1 or -1..1 (gaze_y > 0 looks down)."""
 
-_CHUNK = 32
+_CHUNK = 16
 _LAYERS = (
     heads.draw_backdrop,
     heads.draw_back_hair,
