@@ -99,6 +99,8 @@ def load_meters() -> Meters:
     try:
         module = import_module(".training.meters", __package__)
     except ModuleNotFoundError as error:
+        if "training" not in (error.name or ""):
+            raise
         raise FileNotFoundError(
             "the meters of the puppet world are in emo_core/training, which this installation "
             "leaves out; evaluate from a checkout of the repository"

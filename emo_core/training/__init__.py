@@ -1,0 +1,1 @@
+"""Training: the puppet world, the stages, the trainer and the meters. Not needed to animate."""

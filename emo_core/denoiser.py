@@ -1,0 +1,283 @@
+"""The backbone: a UNet that predicts a clip's noise under EMO's conditions.
+
+At every spot of the walk: ResNet block -> self-attention -> reference attention -> audio attention
+-> feed-forward -> temporal module. Everything that the conditions contribute and that no sampling
+step changes (keys, values, motion frames, region) is projected once per clip, by prepare().
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .attention import Build, KeyValue, RelativePositions, Rows
+from .config import EMOConfig
+from .reference import ReferenceFeatures, halved
+from .temporal import MotionState, TemporalInputs, TemporalModule, TemporalPositions
+from .transformer import MaskedAudioTransformer, Seen, SpatialInputs, SpatialTransformer
+from .unet import Spot, Stratum, UNet
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What drives one clip, before projection. B videos at once.
+
+    Attributes:
+        reference: ReferenceNet's features of the portrait and the motion frames.
+        audio_tokens: (B, F, T, D) of the clip's frames.
+        region: (B, widths[0], h, w), what the face locator gave.
+        speed: (B, F, l) speed features, or None where no speed is asked for.
+        face_tokens: (2, B, face_tokens, width), those of no face and of the face (Hallo).
+        masks: (3, h, w), Hallo's full, face and lip regions at the latents' size.
+    """
+
+    reference: ReferenceFeatures
+    audio_tokens: Tensor
+    region: Tensor
+    speed: Tensor | None = None
+    face_tokens: Tensor | None = None
+    masks: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip's conditions, projected for every spot: constant over the sampling steps."""
+
+    region: Tensor
+    reference: dict[str, KeyValue]
+    audio: dict[str, list[KeyValue]]
+    motion: dict[str, MotionState]
+    speed: dict[str, KeyValue]
+    face: dict[str, KeyValue]
+    masks: Tensor | None
+    self_bias: list[Tensor] = field(default_factory=list)
+    reference_bias: list[Tensor] = field(default_factory=list)
+    temporal_bias: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Audience:
+    """Which rows of a batch see which condition; motion frames are seen by all.
+
+    Guidance runs the backbone on copies of the latents that see different conditions; training
+    drops conditions from some of its samples. Both are this.
+    """
+
+    reference: Rows = Rows()
+    audio: Rows = Rows()
+    region: Rows = Rows()
+    speed: Rows = Rows()
+
+    @classmethod
+    def of_branches(
+        cls, branches: Sequence[frozenset[str]], batch: int, device: torch.device
+    ) -> Audience:
+        """Rows of a batch made of `branches` copies of `batch` videos, one copy after the other.
+
+        Args:
+            branches: for each copy the names of the conditions that it sees.
+            batch: number of videos.
+            device: where the latents are.
+        """
+
+        def rows(name: str) -> Rows:
+            seeing = [k for k, seen in enumerate(branches) if name in seen]
+            if len(seeing) == len(branches) == 1:
+                return Rows()
+            videos = torch.arange(batch, device=device)
+            index = torch.cat([videos[:0], *(videos + k * batch for k in seeing)])
+            source = None if len(seeing) == 1 else videos.repeat(len(seeing))
+            return Rows(None if len(seeing) == len(branches) else index, source)
+
+        return cls(rows("reference"), rows("audio"), rows("region"), rows("speed"))
+
+
+CONDITIONS = frozenset({"reference", "audio", "region", "speed"})
+
+
+class Denoiser(UNet):
+    """EMO's Backbone Network.
+
+    Args:
+        config: the model.
+        build: where layers come from.
+    """
+
+    def __init__(self, config: EMOConfig, build: Build) -> None:
+        unet = config.unet
+
+        def attention(spot: Spot) -> nn.Module | None:
+            if not spot.has_attention(unet):
+                return None
+            return SpatialTransformer(spot, config, True, build)
+
+        def audio(spot: Spot) -> nn.Module | None:
+            if not spot.has_attention(unet) or config.audio.attention == "layer":
+                return None
+            return MaskedAudioTransformer(spot, config, build)
+
+        def motion(spot: Spot) -> nn.Module | None:
+            if spot.level not in config.temporal.levels and not spot.name.startswith("mid"):
+                return None
+            return TemporalModule(spot.width, config, build)
+
+        layers = {"attentions": attention, "audio_modules": audio, "motion_modules": motion}
+        super().__init__(unet, layers, build)
+        self.config = config
+        self.conv_norm_out = build.group_norm(unet.norm_groups, unet.widths[0], eps=1e-5)
+        self.conv_out = build.conv(unet.widths[0], unet.latent_channels)
+        if unet.position_grid:
+            heads, grid = unet.num_heads, unet.position_grid
+            length = config.temporal.num_frames + config.temporal.num_motion_frames
+            levels = range(len(unet.widths))
+            self.self_positions = nn.ModuleList(
+                [RelativePositions(heads, grid, build) for _ in levels]
+            )
+            self.reference_positions = nn.ModuleList(
+                [RelativePositions(heads, grid, build) for _ in levels]
+            )
+            self.temporal_positions = nn.ModuleList(
+                [TemporalPositions(heads, length, build) for _ in levels]
+            )
+
+    def prepare(self, conditions: Conditions) -> Clip:
+        """Project a clip's conditions for every spot, once for all sampling steps."""
+        reference, motion = conditions.reference.portrait, conditions.reference.motion
+        clip = Clip(conditions.region, {}, {}, {}, {}, {}, conditions.masks)
+        for block in [*self.down_blocks, self.mid_block, *self.up_blocks]:
+            assert isinstance(block, Stratum)
+            for index, spot in enumerate(block.spots):
+                transformer = block.layer("attentions", index)
+                if isinstance(transformer, SpatialTransformer):
+                    self._prepare_spatial(clip, spot, transformer, conditions, reference)
+                audio = block.layer("audio_modules", index)
+                if isinstance(audio, MaskedAudioTransformer):
+                    clip.audio[spot.name] = audio.project_audio(conditions.audio_tokens)
+                temporal = block.layer("motion_modules", index)
+                if isinstance(temporal, TemporalModule) and motion is not None:
+                    clip.motion[spot.name] = temporal.prepare(motion[spot.name])
+                    if conditions.speed is not None:
+                        clip.speed[spot.name] = temporal.project_speed(conditions.speed)
+        if self.config.unet.position_grid:
+            self._prepare_positions(clip, conditions)
+        return clip
+
+    @staticmethod
+    def _prepare_spatial(
+        clip: Clip, spot: Spot, transformer: SpatialTransformer, conditions: Conditions,
+        reference: dict[str, Tensor],
+    ) -> None:
+        block = transformer.transformer_blocks[0]
+        tokens = rearrange(reference[spot.name], "B C h w -> B (h w) C")
+        clip.reference[spot.name] = block.project_reference(tokens)
+        if block.attn_audio is not None:
+            clip.audio[spot.name] = [block.attn_audio.project_kv(conditions.audio_tokens)]
+        if block.concatenates and conditions.face_tokens is not None:
+            clip.face[spot.name] = block.attn2.project_kv(conditions.face_tokens.flatten(0, 1))
+
+    def _prepare_positions(self, clip: Clip, conditions: Conditions) -> None:
+        height, width = conditions.region.shape[-2:]
+        length = conditions.audio_tokens.shape[1] + self.config.temporal.num_motion_frames
+        for level in range(len(self.config.unet.widths)):
+            size = halved(height, level), halved(width, level)
+            clip.self_bias.append(self.self_positions[level](*size))
+            clip.reference_bias.append(self.reference_positions[level](*size))
+            clip.temporal_bias.append(self.temporal_positions[level](length))
+
+    def forward(
+        self, latents: Tensor, timestep: Tensor, clip: Clip, audience: Audience | None = None
+    ) -> Tensor:
+        """Predict the noise (or v) of a clip.
+
+        Args:
+            latents: (R, F, C, h, w), noisy; R rows, a multiple of the clip's B videos.
+            timestep: (R,), 0..999.
+            clip: from prepare().
+            audience: which rows see which condition; all by default (then R = B).
+
+        Returns:
+            (R, F, C, h, w).
+        """
+        audience = audience or Audience()
+        num_rows, frames = latents.shape[:2]
+        folded = rearrange(latents, "R F C h w -> (R F) C h w")
+        features = self.time_embedding(timestep, latents.dtype).repeat_interleave(frames, dim=0)
+        hidden_states = self.conv_in(folded)
+        if not audience.region.empty:
+            region = audience.region.condition(clip.region)[:, None]
+            by_row = rearrange(hidden_states, "(R F) C h w -> R F C h w", F=frames)
+            seen = region.expand(-1, frames, -1, -1, -1)
+            hidden_states = audience.region.add(by_row, seen).flatten(0, 1)
+
+        def visit(block: Stratum, index: int, hidden_states: Tensor) -> Tensor:
+            spot = block.spots[index]
+            spatial = self._spatial_inputs(clip, spot, audience, frames, hidden_states)
+            for name in ("attentions", "audio_modules"):
+                layer = block.layer(name, index)
+                if layer is not None:
+                    hidden_states = layer(hidden_states, spatial)
+            temporal = block.layer("motion_modules", index)
+            if temporal is not None and spot.name in clip.motion:
+                inputs = self._temporal_inputs(clip, spot, audience, num_rows)
+                hidden_states = temporal(hidden_states, frames, inputs)
+            return hidden_states
+
+        hidden_states = self.walk(hidden_states, features, visit)
+        out = self.conv_out(functional.silu(self.conv_norm_out(hidden_states)))
+        return rearrange(out, "(R F) C h w -> R F C h w", F=frames)
+
+    def _spatial_inputs(
+        self, clip: Clip, spot: Spot, audience: Audience, frames: int, hidden_states: Tensor
+    ) -> SpatialInputs:
+        """What the spatial layers of a spot see."""
+        reference, audio = clip.reference.get(spot.name), clip.audio.get(spot.name, [])
+        face = clip.face.get(spot.name)
+        masks = None
+        if clip.masks is not None:
+            masks = functional.interpolate(
+                clip.masks[None], hidden_states.shape[-2:], mode="area"
+            )[0].flatten(1)
+        return SpatialInputs(
+            num_frames=frames,
+            reference=None if reference is None else Seen(reference, audience.reference),
+            face=None if face is None else Seen(face, _face_rows(audience, face)),
+            audio=tuple(Seen(context, audience.audio) for context in audio),
+            self_bias=clip.self_bias[spot.level] if clip.self_bias else None,
+            reference_bias=clip.reference_bias[spot.level] if clip.reference_bias else None,
+            masks=masks,
+        )
+
+    @staticmethod
+    def _temporal_inputs(
+        clip: Clip, spot: Spot, audience: Audience, num_rows: int
+    ) -> TemporalInputs:
+        """What the temporal module of a spot sees; motion frames are laid out for all rows."""
+        motion = clip.motion[spot.name]
+        batch = clip.region.shape[0]
+        if num_rows != batch:
+            copies = num_rows // batch
+            key, value = (part.repeat(copies, 1, 1) for part in motion.context)
+            motion = MotionState(motion.hidden_states.repeat(copies, 1, 1), (key, value))
+        return TemporalInputs(
+            motion=motion,
+            speed=clip.speed.get(spot.name),
+            speed_rows=audience.speed,
+            bias=clip.temporal_bias[spot.level] if clip.temporal_bias else None,
+        )
+
+
+def _face_rows(audience: Audience, face: KeyValue) -> Rows:
+    """Rows that see the portrait see its face tokens, the others those of no face."""
+    batch = face[0].shape[0] // 2
+    if audience.reference.index is None:
+        first = torch.arange(batch, device=face[0].device)
+        return Rows(source=first + batch)
+    index = audience.reference.index
+    source = torch.arange(2 * batch, device=index.device) % batch
+    source[index] += batch
+    return Rows(source=source)

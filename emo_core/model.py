@@ -1,0 +1,117 @@
+"""EMO: the backbone and the networks around it, and how a clip's conditions are made of inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from .attention import Build
+from .audio import AudioProjection, HalloAudioProjection
+from .config import EMOConfig
+from .denoiser import Clip, Conditions, Denoiser
+from .face import FaceEmbeddingProjection, FaceLocator
+from .reference import Bank, ReferenceFeatures, ReferenceNet
+from .speed import SpeedEncoder
+
+
+@dataclass(frozen=True)
+class ClipInputs:
+    """What one clip sees, as plain tensors. B videos at once.
+
+    Attributes:
+        audio: (B, F, 2m + 1, L, D), each frame's window of sound features.
+        region: (B, channels, H, W), region mask in pixels, 1 inside.
+        speed: (B, F, 2m + 1), each frame's window of head speeds, or None for no request.
+    """
+
+    audio: Tensor
+    region: Tensor
+    speed: Tensor | None = None
+
+
+class EMO(nn.Module):
+    """All networks of a model but the VAE and the audio encoder; children have Hallo's names.
+
+    Args:
+        config: the model.
+        dtype: of the weights.
+        device: of the weights.
+        operations: the namespace that layers are taken from, torch.nn by default.
+    """
+
+    def __init__(
+        self,
+        config: EMOConfig,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        operations: Any = nn,
+    ) -> None:
+        super().__init__()
+        build = Build(operations, dtype, device)
+        self.config = config
+        self.reference_unet = ReferenceNet(config, build)
+        self.denoising_unet = Denoiser(config, build)
+        self.face_locator = FaceLocator(config.locator, config.unet.widths[0], build)
+        audio, window = config.audio, 2 * config.audio.window + 1
+        place = {"operations": operations, "dtype": dtype, "device": device}
+        self.audioproj: nn.Module
+        if audio.hidden_width:
+            self.audioproj = HalloAudioProjection(
+                window * audio.num_layers * audio.layer_width,
+                audio.hidden_width, audio.num_tokens, audio.token_width, **place,
+            )
+        else:
+            self.audioproj = AudioProjection(
+                audio.num_layers, audio.layer_width, window, audio.token_width, **place
+            )
+        if config.unet.face_tokens:
+            self.imageproj = FaceEmbeddingProjection(config.unet, build)
+        if config.speed is not None:
+            self.speed_encoder = SpeedEncoder(config.speed, build)
+
+    def encode_portrait(self, latents: Tensor) -> Bank:
+        """ReferenceNet's features of portraits (B, C, h, w); once per video."""
+        bank: Bank = self.reference_unet(latents)
+        return bank
+
+    def encode_motion(self, latents: Tensor) -> Bank:
+        """ReferenceNet's features of motion frames (B, n, C, h, w); once per clip."""
+        bank = self.reference_unet(rearrange(latents, "B n C h w -> (B n) C h w"))
+        count = latents.shape[1]
+        return {
+            name: rearrange(features, "(B n) C h w -> B n C h w", n=count)
+            for name, features in bank.items()
+        }
+
+    def no_motion(self, portrait: Bank) -> Bank:
+        """EMO's zero maps, which the first clip sees for motion frames."""
+        count = self.config.temporal.num_motion_frames
+        return {
+            name: torch.zeros_like(features)[:, None].expand(-1, count, -1, -1, -1)
+            for name, features in portrait.items()
+        }
+
+    def prepare(self, portrait: Bank, motion: Bank | None, inputs: ClipInputs) -> Clip:
+        """Everything a clip's sampling steps need, projected once.
+
+        Args:
+            portrait: from encode_portrait().
+            motion: from encode_motion() or no_motion(); None for single pictures, which have no
+                time (stage 1 of training).
+            inputs: the clip's sound, region and speed.
+        """
+        speed = None
+        if inputs.speed is not None and self.config.speed is not None:
+            speed = self.speed_encoder(inputs.speed)
+        return self.denoising_unet.prepare(
+            Conditions(
+                reference=ReferenceFeatures(portrait, motion),
+                audio_tokens=self.audioproj(inputs.audio),
+                region=self.face_locator(inputs.region),
+                speed=speed,
+            )
+        )

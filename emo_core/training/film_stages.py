@@ -1,0 +1,229 @@
+"""The paper's stages: 1 images, 2 video, 3 speed (EMO, "Training Strategies").
+
+Stage 1 trains the backbone, ReferenceNet and the face locator on single frames; stage 2 adds the
+temporal modules on clips whose first frames are motion frames; stage 3 trains only the temporal
+modules and speed layers, sound frozen, or the model would follow the speed instead of the sound.
+The paper adds sound in stage 2; ours hears from stage 1 on, because a batch of single frames shows
+ten times as many mouths as a batch of clips.
+"""
+
+from __future__ import annotations
+
+
+from typing import Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..attention import Rows
+from ..config import EMOConfig
+from ..denoiser import Audience
+from ..face import region_mask
+from ..model import EMO, ClipInputs
+from ..sampling import NUM_TIMESTEPS, alphas_cumprod
+from .dataset import FilmPieces
+from .trainer import Batch, Stage
+
+StageName = Literal["images", "video", "speed"]
+
+# Chance that a sample sees no condition at all, only no sound, only no portrait: what guidance
+# needs. The paper mentions no condition dropout; Hallo's is 0.05 for each.
+_DROP_ALL, _DROP_AUDIO, _DROP_REFERENCE = 0.08, 0.05, 0.02
+_DROP_SPEED = 0.25
+# Chance that a clip is a first one, with zero maps for motion frames.
+_FIRST_CLIP = 0.25
+# Largest noise on motion frames, so that the errors of one clip are not carried to the next.
+_MOTION_NOISE = 0.3
+# How much more the loss weighs the middle of a mouth and of an eye.
+_MOUTH, _EYE = 4.0, 1.5
+
+
+class FilmStage(Stage):
+    """One of the paper's stages on film pieces.
+
+    Args:
+        name: which stage.
+        model: trained in place.
+        pieces: what it is trained on.
+        batch_size: frames ("images") or clips.
+        seed: of the order of the data.
+    """
+
+    def __init__(
+        self, name: StageName, model: EMO, pieces: FilmPieces, batch_size: int, seed: int = 0
+    ) -> None:
+        self.name = name
+        self.model, self.pieces, self.batch_size, self.seed = model, pieces, batch_size, seed
+        self.config: EMOConfig = model.config
+        self.num_frames = 1 if name == "images" else self.config.temporal.num_frames
+        self.modules = nn.ModuleDict({"model": model})
+        choose_trained(model, name)
+        left = alphas_cumprod(self.config.sampling.schedule)
+        self._signal, self._noise = left.sqrt().float(), (1 - left).sqrt().float()
+
+    def batch(self, draw: int) -> Batch:
+        """Draw clips; which ones follows from the seed and the draw alone."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + draw)
+        items = [self._item(generator) for _ in range(self.batch_size)]
+        return {name: torch.stack([item[name] for item in items]) for name in items[0]}
+
+    def _item(self, generator: torch.Generator) -> dict[str, Tensor]:
+        pieces, temporal = self.pieces, self.config.temporal
+        window = self.config.audio.window
+
+        def below(limit: int) -> int:
+            return int(torch.randint(limit, (), generator=generator))
+
+        piece = below(len(pieces))
+        length, past = pieces.frames.shape[1], temporal.num_motion_frames
+        first = below(length - self.num_frames + 1)
+        frames = slice(first, first + self.num_frames)
+        around = slice(first, first + self.num_frames + 2 * window)
+        before = torch.arange(first - past, first)
+        is_first = bool((before < 0).any()) or float(torch.rand((), generator=generator)) < _FIRST_CLIP
+        return {
+            "portrait": pieces.portraits[piece, below(pieces.portraits.shape[1])].float(),
+            "frames": pieces.frames[piece, frames].float(),
+            "motion": pieces.frames[piece, before.clamp(min=0)].float(),
+            "has_motion": torch.tensor(not is_first),
+            "audio": pieces.audio[piece, around].float().unfold(0, 2 * window + 1, 1),
+            "speed": pieces.speeds[piece, around].unfold(0, 2 * window + 1, 1),
+            "region": self._region(pieces.boxes[piece], generator),
+            "places": pieces.places[piece, frames],
+        }
+
+    def _region(self, boxes: Tensor, generator: torch.Generator) -> Tensor:
+        """The union box of the piece, enlarged at random; one time in ten everything."""
+        low, high = boxes[:, :2].amin(0), (boxes[:, :2] + boxes[:, 2:]).amax(0)
+        grow = torch.rand(2, generator=generator) * 0.3 * (high - low)
+        if float(torch.rand((), generator=generator)) < 0.1:
+            grow = torch.ones(2)
+        low, high = (low - grow).clamp(0, 1), (high + grow).clamp(0, 1)
+        extent = high - low
+        size = self.config.picture_size
+        box = (float(low[0]), float(low[1]), float(extent[0]), float(extent[1]))
+        return region_mask(box, size, size).expand(self.config.locator.in_channels, -1, -1)
+
+    def loss(
+        self, batch: Batch, generator: torch.Generator, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Squared error of the prediction, weighed up at mouths and eyes."""
+        model, frames = self.model, batch["frames"]
+        count, device = len(frames), frames.device
+        uniform = torch.rand(count, generator=generator, device=device)
+        timestep = (uniform**0.8 * NUM_TIMESTEPS).long().clamp(max=NUM_TIMESTEPS - 1)
+        signal = self._signal.to(device)[timestep][:, None, None, None, None]
+        level = self._noise.to(device)[timestep][:, None, None, None, None]
+        noise = torch.randn(frames.shape, generator=generator, device=device)
+        audio = rearrange(batch["audio"], "B F L D W -> B F W L D")
+        speed = batch["speed"] if self.name == "speed" else None
+        portrait = model.encode_portrait(batch["portrait"])
+        motion = None if self.name == "images" else self._motion(batch, generator)
+        clip = model.prepare(portrait, motion, ClipInputs(audio, batch["region"], speed))
+        audience = draw_audience(count, generator, device)
+        noisy = signal * frames + level * noise
+        predicted = model.denoising_unet(noisy, timestep, clip, audience).float()
+        target = signal * noise - level * frames
+        if self.config.sampling.prediction == "epsilon":
+            target = noise
+        weight = closer_look(batch["places"], frames.shape[-2:])
+        error = (predicted - target).square()
+        total = (weight * error).mean()
+        parts = {"error": error.mean(), "mouth": _late(error * (weight > 2), timestep, weight > 2)}
+        return total, parts
+
+    def _motion(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Features of the motion frames, zeros for first clips; no gradient flows to them."""
+        motion = batch["motion"]
+        level = torch.rand(len(motion), generator=generator, device=motion.device) * _MOTION_NOISE
+        noise = torch.randn(motion.shape, generator=generator, device=motion.device)
+        with torch.no_grad():
+            features = self.model.encode_motion(motion + level[:, None, None, None, None] * noise)
+        keep = batch["has_motion"].float()[:, None, None, None, None]
+        return {name: tensor * keep.to(tensor.dtype) for name, tensor in features.items()}
+
+
+def choose_trained(model: EMO, name: StageName) -> None:
+    """Set which parameters a stage trains; stage 3 only temporal modules and speed layers."""
+    for path, parameter in model.named_parameters():
+        temporal = "motion_modules" in path or "temporal_positions" in path
+        speed = "speed" in path
+        if name == "images":
+            parameter.requires_grad_(not temporal and not speed)
+        elif name == "video":
+            parameter.requires_grad_(not speed)
+        else:
+            parameter.requires_grad_(temporal or speed)
+
+
+def draw_audience(count: int, generator: torch.Generator, device: torch.device) -> Audience:
+    """Draw which samples see which condition."""
+    luck = torch.rand(count, generator=generator, device=device)
+    slow = torch.rand(count, generator=generator, device=device)
+    nothing = luck < _DROP_ALL
+    no_audio = nothing | (luck > 1 - _DROP_AUDIO)
+    no_reference = nothing | ((luck > _DROP_ALL) & (luck < _DROP_ALL + _DROP_REFERENCE))
+
+    def rows(dropped: Tensor) -> Rows:
+        index = (~dropped).nonzero().flatten()
+        return Rows() if len(index) == count else Rows(index, index)
+
+    return Audience(
+        reference=rows(no_reference),
+        audio=rows(no_audio),
+        region=rows(nothing),
+        speed=rows(nothing | (slow < _DROP_SPEED)),
+    )
+
+
+def closer_look(places: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+    """Weights of latent cells: 1, and more towards the middle of mouths and eyes.
+
+    Args:
+        places: (B, F, 3, 3): mouth, left and right eye; x, y, radius as parts of the picture.
+        size: rows and columns of the latents.
+
+    Returns:
+        (B, F, 1, h, w).
+    """
+    height, width = size
+    y = (torch.arange(height, device=places.device) + 0.5) / height
+    x = (torch.arange(width, device=places.device) + 0.5) / width
+    middle_x, middle_y, radius = (part[..., None, None] for part in places.unbind(-1))
+    distance = ((x[None, :] - middle_x) ** 2 + (y[:, None] - middle_y) ** 2) / radius**2
+    gain = torch.tensor([_MOUTH, _EYE, _EYE], device=places.device)[:, None, None]
+    return 1 + (gain * torch.exp(-2 * distance)).sum(2, keepdim=True)
+
+
+def initialise(model: EMO, generator_seed: int) -> None:
+    """Give a model without pretrained weights its start.
+
+    Attentions know distances from the start (RelativePositions); what a layer adds to its input
+    starts full for the portrait, at a half for sound, at a tenth for time and at nothing for speed,
+    in the order in which they should be learned.
+    """
+    torch.manual_seed(generator_seed)
+    scales = (1.0, 2.0, 4.0, 100.0)
+    for module in model.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if reset is not None and type(module).__name__ == "RelativePositions":
+            reset(tuple(scales[i % len(scales)] for i in range(module.table.weight.shape[1])))
+        elif reset is not None:
+            reset()
+    with torch.no_grad():
+        for path, parameter in model.named_parameters():
+            if "temporal_transformer.proj_out" in path:
+                parameter.mul_(0.1)
+            elif "attn_audio.to_out" in path:
+                parameter.mul_(0.5)
+            elif "speed_attention.to_out" in path or path.startswith("denoising_unet.conv_out"):
+                parameter.zero_()
+
+
+def _late(error: Tensor, timestep: Tensor, where: Tensor) -> Tensor:
+    """Mean error `where` it counts over samples that are nearly noise: what conditions decide."""
+    late = (timestep > 0.7 * NUM_TIMESTEPS).float()[:, None, None, None, None]
+    count = (late * where).sum() * error.shape[2]
+    return (late * error).sum() / count.clamp(min=1)

@@ -1,0 +1,355 @@
+"""The picture autoencoder: Stable Diffusion's KL autoencoder at any width, by LDM's parameter names.
+
+EMO works in the latent space of Stable Diffusion's VAE (EMO, "Preliminaries"). The same classes build
+SD 1.5's and the small one that emo-tiny trains for itself; a state dict of either loads into every
+program that reads LDM checkpoints.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .attention import attend
+
+METADATA_KEY = "vae_config"
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Widths of an autoencoder, by the names of LDM's `ddconfig`.
+
+    Attributes:
+        ch: channels at full resolution; `ch * ch_mult[i]` must be multiples of `norm_groups`.
+        ch_mult: width of each level over `ch`; every level but the last halves the picture.
+        num_res_blocks: ResNet blocks per encoder level; the decoder has one more.
+        z_channels: latent channels.
+        in_channels: channels of the picture that is encoded.
+        out_ch: channels of the picture that is decoded.
+        scaling_factor: multiplies the posterior mean, so that latents have about unit variance.
+        double_z: whether the encoder also gives a log-variance.
+        norm_groups: groups of every GroupNorm. LDM's code has 32 at its 128 channels; 32 groups of
+            one channel would take each channel's mean away, and the picture's colours with it.
+    """
+
+    ch: int
+    ch_mult: tuple[int, ...]
+    num_res_blocks: int
+    z_channels: int
+    in_channels: int
+    out_ch: int
+    scaling_factor: float
+    double_z: bool
+    norm_groups: int
+
+    def __post_init__(self) -> None:
+        """Refuse widths that the 32-group normalisation cannot divide."""
+        for multiple in self.ch_mult:
+            if (self.ch * multiple) % self.norm_groups:
+                raise ValueError(
+                    f"every level of the VAE needs a multiple of {self.norm_groups} channels, "
+                    f"got ch={self.ch} x {multiple}; choose ch and ch_mult accordingly"
+                )
+
+    @classmethod
+    def sd15(cls) -> Self:
+        """Stable Diffusion 1.5's autoencoder."""
+        return cls(128, (1, 2, 4, 4), 2, 4, 3, 3, 0.18215, True, 32)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """emo-tiny's autoencoder: 8 latent channels of unit variance, so no scaling.
+
+        Its deepest level is narrow because everything emo-tiny ships must fit in 16 MB.
+        """
+        return cls(32, (1, 1, 2, 3), 1, 8, 3, 3, 1.0, True, 8)
+
+    @property
+    def factor(self) -> int:
+        """Picture side over latent side."""
+        return 1 << (len(self.ch_mult) - 1)
+
+    def to_json(self) -> str:
+        """The configuration as one line of JSON, for a checkpoint's header."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: if the text is not a VAE configuration.
+        """
+        try:
+            values = json.loads(text)
+            return cls(**{**values, "ch_mult": tuple(values["ch_mult"])})
+        except (TypeError, KeyError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"expected the JSON of a VAE configuration, got {text[:80]!r} ({error})"
+            ) from error
+
+    def ddconfig(self) -> dict[str, Any]:
+        """The keyword arguments from which LDM (and ComfyUI) build the same encoder and decoder."""
+        values = asdict(self)
+        del values["scaling_factor"], values["norm_groups"]
+        values["ch_mult"] = list(self.ch_mult)
+        return {**values, "resolution": 256, "attn_resolutions": [], "dropout": 0.0}
+
+
+class ResnetBlock(nn.Module):
+    """Two normalised convolutions added to their input."""
+
+    def __init__(self, num_in: int, num_out: int, factory: dict[str, Any], ops: Any) -> None:
+        """Build a block from `num_in` to `num_out` channels."""
+        super().__init__()
+        self.norm1 = ops.GroupNorm(num_in, eps=1e-6, **factory)
+        self.conv1 = ops.Conv2d(num_in, num_out, 3, padding=1, **factory)
+        self.norm2 = ops.GroupNorm(num_out, eps=1e-6, **factory)
+        self.conv2 = ops.Conv2d(num_out, num_out, 3, padding=1, **factory)
+        if num_in != num_out:
+            self.nin_shortcut = ops.Conv2d(num_in, num_out, 1, **factory)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H, W)."""
+        residual = self.conv1(functional.silu(self.norm1(hidden_states)))
+        residual = self.conv2(functional.silu(self.norm2(residual)))
+        if hasattr(self, "nin_shortcut"):
+            hidden_states = self.nin_shortcut(hidden_states)
+        return hidden_states + residual
+
+
+class AttnBlock(nn.Module):
+    """Every pixel attends to every pixel, one head, added to its input."""
+
+    def __init__(self, channels: int, factory: dict[str, Any], ops: Any) -> None:
+        """Build the attention over `channels` channels."""
+        super().__init__()
+        self.norm = ops.GroupNorm(channels, eps=1e-6, **factory)
+        self.q = ops.Conv2d(channels, channels, 1, **factory)
+        self.k = ops.Conv2d(channels, channels, 1, **factory)
+        self.v = ops.Conv2d(channels, channels, 1, **factory)
+        self.proj_out = ops.Conv2d(channels, channels, 1, **factory)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        normed = self.norm(hidden_states)
+        query, key, value = (
+            conv(normed).flatten(2).transpose(1, 2) for conv in (self.q, self.k, self.v)
+        )
+        attended = attend(query, key, value, num_heads=1)
+        attended = attended.transpose(1, 2).unflatten(2, hidden_states.shape[2:])
+        return hidden_states + self.proj_out(attended)
+
+
+class Resample(nn.Module):
+    """Halves the picture by a strided convolution, or doubles it by repetition and a convolution."""
+
+    def __init__(self, channels: int, down: bool, factory: dict[str, Any], ops: Any) -> None:
+        """Build for `channels` channels; `down` chooses the direction."""
+        super().__init__()
+        self.down = down
+        stride, padding = (2, 0) if down else (1, 1)
+        self.conv = ops.Conv2d(channels, channels, 3, stride, padding, **factory)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H/2, W/2) or (N, C, 2H, 2W)."""
+        if self.down:  # LDM pads right and bottom only
+            return torch.as_tensor(self.conv(functional.pad(hidden_states, (0, 1, 0, 1))))
+        return torch.as_tensor(self.conv(functional.interpolate(hidden_states, scale_factor=2.0)))
+
+
+class Level(nn.Module):
+    """The ResNet blocks of one resolution and the way to the next."""
+
+    def __init__(
+        self, widths: list[int], down: bool, last: bool, factory: dict[str, Any], ops: Any
+    ) -> None:
+        """Build blocks through `widths`; the `last` level of a direction does not resample."""
+        super().__init__()
+        self.block = nn.ModuleList(
+            ResnetBlock(a, b, factory, ops) for a, b in zip(widths, widths[1:], strict=False)
+        )
+        if not last:
+            name = "downsample" if down else "upsample"
+            self.add_module(name, Resample(widths[-1], down, factory, ops))
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H', W')."""
+        for block in self.block:
+            hidden_states = block(hidden_states)
+        for name in ("downsample", "upsample"):
+            if hasattr(self, name):
+                hidden_states = getattr(self, name)(hidden_states)
+        return hidden_states
+
+
+class Middle(nn.Module):
+    """Block, attention, block at the lowest resolution."""
+
+    def __init__(self, channels: int, factory: dict[str, Any], ops: Any) -> None:
+        """Build for `channels` channels."""
+        super().__init__()
+        self.block_1 = ResnetBlock(channels, channels, factory, ops)
+        self.attn_1 = AttnBlock(channels, factory, ops)
+        self.block_2 = ResnetBlock(channels, channels, factory, ops)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        return torch.as_tensor(self.block_2(self.attn_1(self.block_1(hidden_states))))
+
+
+class Encoder(nn.Module):
+    """Picture -> mean and log-variance, before the 1x1 `quant_conv`."""
+
+    def __init__(self, config: VAEConfig, factory: dict[str, Any], ops: Any) -> None:
+        """Build by the configuration's widths."""
+        super().__init__()
+        widths = [config.ch * multiple for multiple in (1, *config.ch_mult)]
+        last = len(config.ch_mult) - 1
+        self.conv_in = ops.Conv2d(config.in_channels, config.ch, 3, padding=1, **factory)
+        self.down = nn.ModuleList(
+            Level([widths[i]] + [widths[i + 1]] * config.num_res_blocks, True, i == last, factory, ops)
+            for i in range(last + 1)
+        )
+        self.mid = Middle(widths[-1], factory, ops)
+        self.norm_out = ops.GroupNorm(widths[-1], eps=1e-6, **factory)
+        num_moments = config.z_channels * (1 + config.double_z)
+        self.conv_out = ops.Conv2d(widths[-1], num_moments, 3, padding=1, **factory)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, 2z, H/8, W/8)."""
+        hidden_states = self.conv_in(pictures)
+        for level in self.down:
+            hidden_states = level(hidden_states)
+        hidden_states = functional.silu(self.norm_out(self.mid(hidden_states)))
+        return torch.as_tensor(self.conv_out(hidden_states))
+
+
+class Decoder(nn.Module):
+    """Latents, after the 1x1 `post_quant_conv` -> picture."""
+
+    def __init__(self, config: VAEConfig, factory: dict[str, Any], ops: Any) -> None:
+        """Build by the configuration's widths, mirrored."""
+        super().__init__()
+        widths = [config.ch * multiple for multiple in (*config.ch_mult, config.ch_mult[-1])]
+        self.conv_in = ops.Conv2d(config.z_channels, widths[-1], 3, padding=1, **factory)
+        self.mid = Middle(widths[-1], factory, ops)
+        blocks = config.num_res_blocks + 1
+        self.up = nn.ModuleList(
+            Level([widths[i + 1]] + [widths[i]] * blocks, False, i == 0, factory, ops)
+            for i in range(len(config.ch_mult))
+        )
+        self.norm_out = ops.GroupNorm(widths[0], eps=1e-6, **factory)
+        self.conv_out = ops.Conv2d(widths[0], config.out_ch, 3, padding=1, **factory)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """(N, z, h, w) -> (N, 3, 8h, 8w)."""
+        hidden_states = self.mid(self.conv_in(latents))
+        for level in reversed(self.up):
+            hidden_states = level(hidden_states)
+        return torch.as_tensor(self.conv_out(functional.silu(self.norm_out(hidden_states))))
+
+
+class AutoencoderKL(nn.Module):
+    """Turns pictures into latents and back; deterministic both ways."""
+
+    def __init__(
+        self,
+        config: VAEConfig,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        operations: Any = nn,
+    ) -> None:
+        """Build untrained weights.
+
+        Args:
+            config: the widths.
+            dtype: of the weights.
+            device: of the weights.
+            operations: namespace with Conv2d and GroupNorm.
+        """
+        super().__init__()
+        factory = {"dtype": dtype, "device": device}
+        self.config = config
+        grouped = partial(operations.GroupNorm, config.norm_groups)
+        layers = SimpleNamespace(Conv2d=operations.Conv2d, GroupNorm=grouped)
+        self.encoder = Encoder(config, factory, layers)
+        self.decoder = Decoder(config, factory, layers)
+        z = config.z_channels
+        num_moments = z * (1 + config.double_z)
+        self.quant_conv = operations.Conv2d(num_moments, num_moments, 1, **factory)
+        self.post_quant_conv = operations.Conv2d(z, z, 1, **factory)
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Encode pictures: the posterior's mean times the scaling factor.
+
+        Args:
+            pictures: (N, 3, H, W) in -1..1; H and W multiples of `config.factor`.
+
+        Returns:
+            (N, z, H / factor, W / factor).
+
+        Raises:
+            ValueError: if H or W is not a multiple of the factor.
+        """
+        height, width = pictures.shape[-2:]
+        if height % self.config.factor or width % self.config.factor:
+            raise ValueError(
+                f"the VAE needs sides that are multiples of {self.config.factor}, "
+                f"got {width}x{height}; resize or crop the picture"
+            )
+        moments = self.quant_conv(self.encoder(pictures))
+        mean: Tensor = moments[:, : self.config.z_channels]
+        return mean * self.config.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode latents to pictures of about -1..1, not clamped.
+
+        Args:
+            latents: (N, z, h, w), as `encode` gives them.
+
+        Returns:
+            (N, 3, h * factor, w * factor).
+        """
+        pictures: Tensor = self.decoder(
+            self.post_quant_conv(latents / self.config.scaling_factor)
+        )
+        return pictures
+
+
+def save_vae(vae: AutoencoderKL, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write weights and configuration to one .safetensors file.
+
+    Args:
+        vae: what is saved, in its own dtype.
+        path: the file.
+        metadata: further entries of the file's header.
+    """
+    tensors = {name: t.detach().cpu().contiguous() for name, t in vae.state_dict().items()}
+    save_file(tensors, path, {**metadata, METADATA_KEY: vae.config.to_json()})
+
+
+def load_vae(path: Path, device: torch.device | str = "cpu") -> AutoencoderKL:
+    """Read a file that `save_vae` wrote.
+
+    Raises:
+        ValueError: if the file carries no VAE configuration.
+    """
+    with safe_open(path, "pt", device=str(device)) as file:
+        header = file.metadata() or {}
+        if METADATA_KEY not in header:
+            raise ValueError(f"{path} has no {METADATA_KEY} in its header; expected an emo VAE file")
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    dtype = next(iter(state.values())).dtype
+    vae = AutoencoderKL(VAEConfig.from_json(header[METADATA_KEY]), dtype=dtype, device="meta")
+    vae.load_state_dict(state, assign=True)
+    return vae.eval()
