@@ -25,7 +25,7 @@ from .bench import (
     openness_against,
 )
 from .meter_check import RoundTrip
-from .meters import PuppetMeter
+from .meters import PuppetMeter, meter_record
 from .speech import SAMPLE_RATE, Utterance
 from .truth_films import TruthFilm, long_utterance, make_film, make_films
 
@@ -70,13 +70,14 @@ def behaviour_table(
         round_trip: the model's VAE, there and back.
         utterances: "espeak" and "flite": at least one each; test sentences of voices that were
             never trained on. They are used in turn where more films are asked for.
-        settings: how much is measured.
+        settings: how much is measured; by default 24 films of each synthesiser, and
+            the floor of head speed that the meter's record states.
 
     Returns:
         {"rows": [...], "settings": {...}, "films": {group: [figures of each film]},
         "markdown": the table}.
     """
-    bench = Bench(animate, meter, round_trip, settings or ReportSettings())
+    bench = Bench(animate, meter, round_trip, settings or _usual_settings())
     settings = bench.settings
     groups: dict[str, Gathered] = {}
     rows: list[Row] = []
@@ -97,6 +98,11 @@ def behaviour_table(
         "films": {name: group.figures for name, group in groups.items()},
         "markdown": to_markdown(rows),
     }
+
+
+def _usual_settings() -> ReportSettings:
+    record = meter_record()
+    return ReportSettings(speed_floor=record.get("coded", record["truth"])["head_speed_floor"])
 
 
 def _take(utterances: Sequence[Utterance], count: int) -> list[Utterance]:

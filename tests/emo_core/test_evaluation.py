@@ -109,6 +109,15 @@ def test_the_answer_is_json_and_the_report_names_every_figure(film: Tensor, trut
     assert "undefined" in report and PUPPET_FIGURES in report
 
 
+def test_an_installation_without_the_meters_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str, package: str) -> None:
+        raise ModuleNotFoundError(f"No module named {package}{name}", name=f"{package}.training")
+
+    monkeypatch.setattr("emo_core.evaluation.import_module", missing)
+    with pytest.raises(FileNotFoundError, match="checkout of the repository"):
+        evaluate_film(torch.zeros(2, 3, 8, 8), Fraction(25), torch.zeros(3, 8, 8), SOUND)
+
+
 def test_a_film_without_frames_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1, got"):
         evaluate_film(torch.zeros(0, 3, 8, 8), Fraction(25), torch.zeros(3, 8, 8), SOUND)
