@@ -6,7 +6,7 @@ head speeds. Puppets are one source; films of people are another, for whoever ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from .acting import head_speed
 from .frames import find_places
 from .identities import Identity
 from .puppets import face_boxes, portrait_controls, render
-from .truth_films import FRAME_RATE, make_film
+from .truth_films import FRAME_RATE, TruthFilm, make_film
 from .voices import Utterance
 
 PIECE_LENGTH = 32
@@ -79,7 +79,7 @@ class PuppetFilms:
     """Renders puppets that speak and encodes them into film pieces.
 
     Args:
-        utterances: what they say; each piece takes the next.
+        utterances: what they say; a puppet's seed chooses which.
         vae: gives the latents.
         encoder: gives the sound features.
         window: m.
@@ -91,37 +91,48 @@ class PuppetFilms:
     ) -> None:
         self.utterances, self.vae, self.encoder, self.window = utterances, vae, encoder, window
 
-    def make(self, first_seed: int, count: int) -> FilmPieces:
-        """Make the pieces of puppets first_seed .. first_seed + count - 1."""
-        made = list(self._pieces(range(first_seed, first_seed + count)))
+    def make(self, seeds: range) -> FilmPieces:
+        """Make the pieces of these puppets."""
+        made = [self._piece(seed) for seed in seeds]
         return FilmPieces(*(torch.stack(tensors) for tensors in zip(*made, strict=True)))
 
-    def _pieces(self, seeds: Sequence[int]) -> Iterator[tuple[Tensor, ...]]:
-        for seed in seeds:
-            utterance = self.utterances[seed % len(self.utterances)]
-            film = make_film(utterance, seed)
-            length = len(film.controls)
-            generator = torch.Generator().manual_seed(seed)
-            span = max(length - PIECE_LENGTH, 0) + 1
-            first = int(torch.randint(span, (), generator=generator))
-            other = int(torch.randint(length, (), generator=generator))
-            index = torch.arange(first, first + PIECE_LENGTH).clamp(max=length - 1)
-            around = torch.arange(first - self.window, first + PIECE_LENGTH + self.window)
-            around = around.clamp(0, length - 1)
-            controls = film.controls[index]
-            poses = torch.cat(
-                [portrait_controls(seed), film.controls[other : other + 1], controls]
-            )
-            latents = self._encode(film.identity, poses)
-            heard = encode_sound(self.encoder, film.waveform, length, FRAME_RATE).features
-            yield (
-                latents[:NUM_PORTRAITS],
-                latents[NUM_PORTRAITS:],
-                heard[around].half(),
-                face_boxes(film.identity, controls),
-                head_speed(film.controls)[around],
-                find_places([film.identity] * PIECE_LENGTH, controls),
-            )
+    def hear(self, seeds: range) -> Tensor:
+        """Only `FilmPieces.audio` of these puppets, for another audio encoder."""
+        return torch.stack([self._hear(*self._film(seed)[::2]) for seed in seeds])
+
+    def _film(self, seed: int) -> tuple[TruthFilm, int, Tensor]:
+        """A puppet's whole film, the frame of it for a second portrait, and the piece's frames."""
+        film = make_film(self.utterances[seed % len(self.utterances)], seed)
+        length = len(film.controls)
+        generator = torch.Generator().manual_seed(seed)
+        first = int(torch.randint(max(length - PIECE_LENGTH, 0) + 1, (), generator=generator))
+        other = int(torch.randint(length, (), generator=generator))
+        return film, other, torch.arange(first, first + PIECE_LENGTH).clamp(max=length - 1)
+
+    def _piece(self, seed: int) -> tuple[Tensor, ...]:
+        film, other, index = self._film(seed)
+        controls = film.controls[index]
+        poses = [portrait_controls(seed), film.controls[other : other + 1], controls]
+        latents = self._encode(film.identity, torch.cat(poses))
+        return (
+            latents[:NUM_PORTRAITS],
+            latents[NUM_PORTRAITS:],
+            self._hear(film, index),
+            face_boxes(film.identity, controls),
+            head_speed(film.controls)[self._around(film, index)],
+            find_places([film.identity] * PIECE_LENGTH, controls),
+        )
+
+    def _around(self, film: TruthFilm, index: Tensor) -> Tensor:
+        """The piece's frames with m more on either side, within the film."""
+        first = int(index[0])
+        around = torch.arange(first - self.window, first + PIECE_LENGTH + self.window)
+        return around.clamp(0, len(film.controls) - 1)
+
+    @torch.no_grad()
+    def _hear(self, film: TruthFilm, index: Tensor) -> Tensor:
+        heard = encode_sound(self.encoder, film.waveform, len(film.controls), FRAME_RATE)
+        return heard.features[self._around(film, index)].half()
 
     @torch.no_grad()
     def _encode(self, identity: Identity, poses: Tensor) -> Tensor:
