@@ -206,7 +206,8 @@ def initialise(model: EMO, generator_seed: int) -> None:
     """
     torch.manual_seed(generator_seed)
     scales = (1.0, 2.0, 4.0, 100.0)
-    for module in model.modules():
+    # Children first: a table of positions would else forget its start by its own layer's reset.
+    for module in reversed(list(model.modules())):
         reset = getattr(module, "reset_parameters", None)
         if reset is not None and type(module).__name__ == "RelativePositions":
             reset(tuple(scales[i % len(scales)] for i in range(module.table.weight.shape[1])))
