@@ -40,7 +40,8 @@ def draw_backdrop(scene: Scene) -> None:
     """Paint the gradient and the simple shape behind the puppet."""
     canvas, values = scene.canvas, scene.values
     batch = len(scene.people)
-    whole = Affine(scene.constant(0.5), scene.constant(0.5), scene.pose.body.matrix * 0 + _eye(scene))
+    middle = scene.constant(0.5)
+    whole = Affine(middle, middle, scene.pose.body.matrix * 0 + _eye(scene))
     ramp = canvas.axis.view(1, 1, -1, 1)
     top, low = (values[n].view(batch, 3, 1, 1) for n in ("backdrop", "backdrop_low"))
     canvas.pixels.copy_((top + (low - top) * ramp).expand_as(canvas.pixels))
@@ -70,10 +71,11 @@ def draw_body(scene: Scene) -> None:
     bend = smooth((1.55 - patch.v) * 1.4) * patch.column(lean)
     neck = patch.column(values["neck"])
     flare = smooth((patch.v - 1.15) * 2.0) * 0.10
-    patch.paint(patch.cover(box(patch.u - bend, patch.v - 0.9, neck + flare, 0.85, 0.1)), skin * 0.86)
+    column = box(patch.u - bend, patch.v - 0.9, neck + flare, 0.85, 0.1)
+    patch.paint(patch.cover(column), skin * 0.86)
     shadow = smooth((1.32 + 0.12 * patch.column(scene.controls["open"]) - patch.v) * 4.0)
     inside = patch.cover((patch.u - bend).abs() - neck - flare)
-    patch.paint(inside * shadow, skin * 0.62, 0.75)
+    patch.paint(inside * shadow * (patch.v > 0.1), skin * 0.62, 0.75)
     _draw_clothes(scene, patch, neck)
     patch.finish()
 
@@ -126,9 +128,11 @@ def draw_ears(scene: Scene) -> None:
             patch.paint(patch.cover(inner), skin * 0.74)
             patch.finish()
         if cats:
-            place = pose.head.child(side * 0.56 - 0.12 * pose.sin_yaw, -0.80 + 0.12 * pose.sin_pitch)
+            x = side * 0.56 - 0.12 * pose.sin_yaw
+            place = pose.head.child(x, -0.80 + 0.12 * pose.sin_pitch)
             patch = scene.canvas.patch(place, 0.65, cats)
-            for grow, color in ((0.0, skin * 0.92), (0.15, skin * 0.4 + scene.color(0.55, 0.3, 0.32))):
+            rosy = skin * 0.4 + scene.color(0.55, 0.3, 0.32)
+            for grow, color in ((0.0, skin * 0.92), (0.15, rosy)):
                 lean = patch.u - side * 0.10 + side * 0.22 * patch.v
                 height = patch.v + 0.42 - grow * 1.6
                 distance = torch.maximum(lean.abs() * 0.88 - height * 0.44, patch.v - 0.5)
@@ -296,7 +300,7 @@ def _draw_muzzle(scene: Scene) -> None:
     rows = scene.where("species", 1)
     if not rows:
         return
-    values, pose = scene.values, scene.pose
+    values = scene.values
     frame = scene.anchor(scene.constant(0.0), scene.constant(0.45))
     patch = scene.canvas.patch(frame, (1.15, 0.5, 1.15, 0.7), rows)
     drop = 0.08 + 0.14 * patch.column(scene.controls["open"])

@@ -160,7 +160,8 @@ def make_identity(seed: int) -> Identity:
         The puppet.
     """
     rng = _Dice(seed)
-    framing = torch.tensor([rng.between(-0.1, 0.1), rng.between(-0.1, 0.1), rng.between(0.85, 1.15)])
+    reach = ((-0.1, 0.1), (-0.1, 0.1), (0.85, 1.15))
+    framing = torch.tensor([rng.between(low, high) for low, high in reach])
     kinds = _draw_kinds(rng)
     values: dict[str, tuple[float, ...]] = {name: (float(k),) for name, k in kinds.items()}
     for name, (low, high) in _SHAPES.items():

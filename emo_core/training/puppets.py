@@ -158,7 +158,8 @@ def _one_a_frame(
 ) -> Sequence[Identity]:
     if controls.ndim != 2 or controls.shape[1] != len(CONTROLS):
         raise ValueError(
-            f"Controls of shape {tuple(controls.shape)} came; (frames, {len(CONTROLS)}) is expected."
+            f"Controls of shape {tuple(controls.shape)} came; "
+            f"(frames, {len(CONTROLS)}) is expected."
         )
     if not math.isfinite(float(controls.abs().sum())):
         raise ValueError("The controls hold values that are not finite numbers.")
