@@ -1,0 +1,298 @@
+"""Checkpoints: network, VAE and audio encoder in one .safetensors file with its configuration.
+
+Tensors have the names of EMO's, the VAE's and the audio encoder's state dicts behind `model.`,
+`vae.` and `audio_encoder.`; the header carries `format`, `emo_config`, `vae_config`,
+`audio_encoder` and `training` (a JSON record). Loading is strict: every tensor must be there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .audio import AudioEncoder
+from .audio_encoder import AudioEncoderConfig, build_audio_encoder
+from .config import EMOConfig
+from .model import EMO
+from .vae import AutoencoderKL, VAEConfig
+from .weight_files import EMO_KIND, WeightFile, kind_of, open_weights
+
+FORMAT = "emo-portrait 1"
+EMBEDDED = {"emo-tiny": Path(__file__).parent / "pretrained" / "emo-tiny.safetensors"}
+"""Models that come with the package, by name."""
+
+_PREFIXES = ("model.", "vae.", "audio_encoder.")
+
+# The first part that occurs in a name says which group of layers it belongs to.
+_GROUPS = (
+    ("audio_encoder.", "audio encoder"),
+    ("vae.", "VAE"),
+    ("audio", "audio layers"),
+    ("speed", "speed layers"),
+    ("motion_modules", "temporal modules"),
+    ("face_locator", "face locator"),
+    ("imageproj", "face embedding"),
+    ("reference_unet", "ReferenceNet"),
+    ("denoising_unet", "backbone"),
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded model.
+
+    Attributes:
+        config: what the network is.
+        model: the network, ready to run.
+        vae: its own VAE, or None where another's is needed.
+        audio_encoder: its own audio encoder, or None where a published one is needed.
+        header: the file's text entries.
+    """
+
+    config: EMOConfig
+    model: EMO
+    vae: AutoencoderKL | None
+    audio_encoder: AudioEncoder | None
+    header: dict[str, str]
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """How it was trained, as its trainer noted it."""
+        return _training(self.header)
+
+
+def find_checkpoint(path_or_name: str | Path) -> Path:
+    """The file of a model's name, or the path itself.
+
+    Raises:
+        FileNotFoundError: if this installation lacks the embedded model of that name.
+    """
+    embedded = EMBEDDED.get(str(path_or_name))
+    if embedded is None:
+        return Path(path_or_name)
+    if not embedded.is_file():
+        raise FileNotFoundError(
+            f"this installation lacks its embedded model {path_or_name} ({embedded}); install the "
+            "package again, or give a .safetensors file"
+        )
+    return embedded
+
+
+def open_checkpoint(path_or_name: str | Path) -> tuple[WeightFile, EMOConfig]:
+    """Open a checkpoint of ours and read its configuration; no weight is loaded.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is something else, which is named, or was written by a newer version.
+    """
+    file = open_weights(find_checkpoint(path_or_name))
+    form = file.header.get("format", "")
+    if form != FORMAT and form.startswith("emo-portrait"):
+        raise ValueError(
+            f"{file.path} has the format {form!r}, this version reads {FORMAT!r}; update it"
+        )
+    if form != FORMAT or "emo_config" not in file.header:
+        kind = kind_of(file.shapes)
+        raise ValueError(f"{file.path} is a {kind.name} and not an {EMO_KIND}: {kind.advice}")
+    return file, EMOConfig.from_json(file.header["emo_config"])
+
+
+def load_model(
+    path_or_name: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    operations: Any = nn,
+) -> Checkpoint:
+    """Load a checkpoint; tensors are read memory-mapped and cast one by one.
+
+    Args:
+        path_or_name: a .safetensors file, or the name of an embedded model ("emo-tiny").
+        device: where the weights go.
+        dtype: of the weights in memory, whatever the file's.
+        operations: namespace that the network's layers are taken from.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no EMO checkpoint, or lacks tensors; the groups are named.
+    """
+    file, config = open_checkpoint(path_or_name)
+    modules: dict[str, nn.Module] = {"model.": EMO(config, dtype, "meta", operations)}
+    vae: AutoencoderKL | None = None
+    encoder: AudioEncoder | None = None
+    if "vae_config" in file.header:
+        vae = AutoencoderKL(VAEConfig.from_json(file.header["vae_config"]), dtype, "meta")
+        modules["vae."] = vae
+    heard = _audio_encoder_config(file.header)
+    if heard is not None:
+        # Not on the meta device: transformers computes some of its tables when it is built.
+        encoder = build_audio_encoder(heard, dtype=dtype, device=device)
+        modules["audio_encoder."] = encoder
+    _check_fit(file, modules)
+    for prefix, module in modules.items():
+        names = module.state_dict()
+        state = {name: file.read(prefix + name).to(device, dtype) for name in names}
+        module.load_state_dict(state, assign=True)
+        module.requires_grad_(False).eval()
+    model = modules["model."]
+    assert isinstance(model, EMO)
+    return Checkpoint(config, model, vae, encoder, dict(file.header))
+
+
+def save_checkpoint(
+    path: Path,
+    model: EMO,
+    vae: AutoencoderKL | None = None,
+    audio_encoder: AudioEncoder | None = None,
+    audio_encoder_config: AudioEncoderConfig | None = None,
+    training: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write one checkpoint; the file appears whole or not at all.
+
+    Args:
+        path: a .safetensors file in a folder that exists.
+        model: the network; its configuration goes into the header.
+        vae: to go with it.
+        audio_encoder: to go with it, and
+        audio_encoder_config: what it was built from.
+        training: record of the training, plain values.
+        dtype: of the tensors in the file.
+
+    Raises:
+        ValueError: if a weight is NaN, infinite or too large for dtype, or an audio encoder comes
+            without its configuration.
+    """
+    if (audio_encoder is None) != (audio_encoder_config is None):
+        raise ValueError("an audio encoder is saved together with its configuration; give both")
+    header = {"format": FORMAT, "emo_config": model.config.to_json()}
+    parts: dict[str, nn.Module] = {"model.": model}
+    if vae is not None:
+        parts["vae."], header["vae_config"] = vae, vae.config.to_json()
+    if audio_encoder is not None and audio_encoder_config is not None:
+        parts["audio_encoder."] = audio_encoder
+        header["audio_encoder"] = json.dumps(audio_encoder_config.to_dict())
+    header["training"] = json.dumps(dict(training or {}))
+    tensors: dict[str, Tensor] = {}
+    for prefix, module in parts.items():
+        for name, tensor in module.state_dict().items():
+            value = tensor.detach().to("cpu", dtype).contiguous().clone()
+            if not bool(torch.isfinite(value).all()):
+                raise ValueError(f"the weight {prefix}{name} is not finite in {dtype}")
+            tensors[prefix + name] = value
+    _write(path, tensors, header)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    from safetensors.torch import save_file
+
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        save_file(tensors, partial, header)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _audio_encoder_config(header: Mapping[str, str]) -> AudioEncoderConfig | None:
+    if "audio_encoder" not in header:
+        return None
+    try:
+        values = json.loads(header["audio_encoder"])
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the checkpoint's audio encoder is not JSON: {error}") from None
+    return AudioEncoderConfig.from_dict(values)
+
+
+def _training(header: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        record = json.loads(header.get("training", "{}"))
+    except json.JSONDecodeError:
+        return {"note": header["training"]}
+    return record if isinstance(record, dict) else {"note": record}
+
+
+def _check_fit(file: WeightFile, modules: Mapping[str, nn.Module]) -> None:
+    """Compare names and shapes with the networks and say what does not fit, group by group."""
+    wanted = {
+        prefix + name: tuple(tensor.shape)
+        for prefix, module in modules.items()
+        for name, tensor in module.state_dict().items()
+    }
+    missing = wanted.keys() - file.shapes.keys()
+    unknown = sorted(file.shapes.keys() - wanted.keys())
+    other = [n for n, shape in wanted.items() if n in file.shapes and file.shapes[n] != shape]
+    faults = _by_group(missing, wanted)
+    if unknown:
+        faults.append(f"{len(unknown)} unknown keys (first: {unknown[0]})")
+    if other:
+        name = sorted(other)[0]
+        faults.append(
+            f"{len(other)} keys of another shape (first: {name}, expected {wanted[name]}, got "
+            f"{file.shapes[name]})"
+        )
+    if faults:
+        raise ValueError(
+            f"{file.path} does not fit its own configuration: {'; '.join(faults)}; fetch the file "
+            "again or ask whoever made it"
+        )
+
+
+def _by_group(missing: Iterable[str], wanted: Iterable[str]) -> list[str]:
+    lacks = Counter(map(_group, missing))
+    total = Counter(map(_group, wanted))
+    return [
+        f"{'no' if count == total[group] else 'incomplete'} {group}: "
+        f"{count} of {total[group]} keys missing"
+        for group, count in sorted(lacks.items())
+    ]
+
+
+def _group(name: str) -> str:
+    return next((group for part, group in _GROUPS if part in name), "other layers")
+
+
+def describe_checkpoint(path_or_name: str | Path) -> dict[str, Any]:
+    """What a weight file is, as plain values for `emo info`; of any kind, ours or not.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read at all.
+    """
+    file = open_weights(find_checkpoint(path_or_name))
+    facts: dict[str, Any] = {"file": str(file.path), "parameters": file.num_parameters}
+    if file.header.get("format") != FORMAT:
+        kind = kind_of(file.shapes)
+        return {**facts, "kind": kind.name, "runs_here": False, "advice": kind.advice}
+    config = EMOConfig.from_json(file.header["emo_config"])
+    parts = {
+        prefix[:-1]: sum(
+            torch.Size(shape).numel() for n, shape in file.shapes.items() if n.startswith(prefix)
+        )
+        for prefix in _PREFIXES
+    }
+    speed = config.speed
+    return {
+        **facts,
+        "kind": EMO_KIND,
+        "runs_here": all(parts.values()),
+        "name": config.name,
+        "parameters_of": parts,
+        "picture_size": config.picture_size,
+        "frame_rate": config.frame_rate,
+        "clip": config.temporal.num_frames,
+        "motion_frames": config.temporal.num_motion_frames,
+        "steps": config.sampling.num_inference_steps,
+        "cfg": config.sampling.guidance_scale,
+        "speed_buckets": speed and {"centres": speed.centres, "radii": speed.radii},
+        "training": _training(file.header),
+        "config": json.loads(config.to_json()),
+    }
