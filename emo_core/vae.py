@@ -1,19 +1,21 @@
-"""The picture autoencoder: Stable Diffusion's KL autoencoder at any width, by LDM's parameter names.
+"""The picture autoencoder: Stable Diffusion's KL autoencoder at any width, by LDM's names.
 
-EMO works in the latent space of Stable Diffusion's VAE (EMO, "Preliminaries"). The same classes build
-SD 1.5's and the small one that emo-tiny trains for itself; a state dict of either loads into every
-program that reads LDM checkpoints.
+EMO works in the latent space of Stable Diffusion's VAE (EMO, "Preliminaries"). The same classes
+build SD 1.5's and the small one that emo-tiny trains for itself. A state dict of SD 1.5's widths
+loads into every program that reads LDM checkpoints; of others, see `VAEConfig.ddconfig`.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
 
 import torch
+from einops import rearrange
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -52,7 +54,7 @@ class VAEConfig:
     norm_groups: int
 
     def __post_init__(self) -> None:
-        """Refuse widths that the 32-group normalisation cannot divide."""
+        """Refuse widths that the groups of the normalisation cannot divide."""
         for multiple in self.ch_mult:
             if (self.ch * multiple) % self.norm_groups:
                 raise ValueError(
@@ -98,7 +100,11 @@ class VAEConfig:
             ) from error
 
     def ddconfig(self) -> dict[str, Any]:
-        """The keyword arguments from which LDM (and ComfyUI) build the same encoder and decoder."""
+        """The keyword arguments from which LDM (and ComfyUI) build the same encoder and decoder.
+
+        They have no word for the groups: with `norm_groups` other than 32 the weights still load
+        strictly, but every GroupNorm's `num_groups` must then be set, or the pictures are wrong.
+        """
         values = asdict(self)
         del values["scaling_factor"], values["norm_groups"]
         values["ch_mult"] = list(self.ch_mult)
@@ -124,7 +130,7 @@ class ResnetBlock(nn.Module):
         residual = self.conv2(functional.silu(self.norm2(residual)))
         if hasattr(self, "nin_shortcut"):
             hidden_states = self.nin_shortcut(hidden_states)
-        return hidden_states + residual
+        return torch.as_tensor(hidden_states + residual)
 
 
 class AttnBlock(nn.Module):
@@ -143,15 +149,15 @@ class AttnBlock(nn.Module):
         """(N, C, H, W) -> the same shape."""
         normed = self.norm(hidden_states)
         query, key, value = (
-            conv(normed).flatten(2).transpose(1, 2) for conv in (self.q, self.k, self.v)
+            rearrange(conv(normed), "n c h w -> n (h w) c") for conv in (self.q, self.k, self.v)
         )
         attended = attend(query, key, value, num_heads=1)
-        attended = attended.transpose(1, 2).unflatten(2, hidden_states.shape[2:])
-        return hidden_states + self.proj_out(attended)
+        attended = rearrange(attended, "n (h w) c -> n c h w", h=hidden_states.shape[2])
+        return torch.as_tensor(hidden_states + self.proj_out(attended))
 
 
 class Resample(nn.Module):
-    """Halves the picture by a strided convolution, or doubles it by repetition and a convolution."""
+    """Halves the picture by a strided convolution, or repeats pixels and convolves."""
 
     def __init__(self, channels: int, down: bool, factory: dict[str, Any], ops: Any) -> None:
         """Build for `channels` channels; `down` chooses the direction."""
@@ -176,7 +182,7 @@ class Level(nn.Module):
         """Build blocks through `widths`; the `last` level of a direction does not resample."""
         super().__init__()
         self.block = nn.ModuleList(
-            ResnetBlock(a, b, factory, ops) for a, b in zip(widths, widths[1:], strict=False)
+            ResnetBlock(a, b, factory, ops) for a, b in pairwise(widths)
         )
         if not last:
             name = "downsample" if down else "upsample"
@@ -216,8 +222,9 @@ class Encoder(nn.Module):
         widths = [config.ch * multiple for multiple in (1, *config.ch_mult)]
         last = len(config.ch_mult) - 1
         self.conv_in = ops.Conv2d(config.in_channels, config.ch, 3, padding=1, **factory)
+        blocks = config.num_res_blocks
         self.down = nn.ModuleList(
-            Level([widths[i]] + [widths[i + 1]] * config.num_res_blocks, True, i == last, factory, ops)
+            Level([widths[i]] + [widths[i + 1]] * blocks, True, i == last, factory, ops)
             for i in range(last + 1)
         )
         self.mid = Middle(widths[-1], factory, ops)
@@ -347,7 +354,7 @@ def load_vae(path: Path, device: torch.device | str = "cpu") -> AutoencoderKL:
     with safe_open(path, "pt", device=str(device)) as file:
         header = file.metadata() or {}
         if METADATA_KEY not in header:
-            raise ValueError(f"{path} has no {METADATA_KEY} in its header; expected an emo VAE file")
+            raise ValueError(f"{path} has no {METADATA_KEY} in its header; give an emo VAE file")
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     dtype = next(iter(state.values())).dtype
     vae = AutoencoderKL(VAEConfig.from_json(header[METADATA_KEY]), dtype=dtype, device="meta")

@@ -24,7 +24,7 @@ class _GroupNorm(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         x, weight, mean, rstd = ctx.saved_tensors
         groups, (_, _, height, _) = ctx.num_groups, x.shape
         wide = torch.promote_types(x.dtype, torch.float32)
@@ -36,7 +36,7 @@ class _GroupNorm(torch.autograd.Function):
         ones = x.new_ones(1, 1, 1).expand(len(x), 1, rows.shape[1])
         sums = [torch.bmm(ones, v).to(wide) for v in (grad_rows, grad_rows * rows)]
         grad_sum, product_sum = (rearrange(s, "n 1 (g c) -> n g c", g=groups) for s in sums)
-        mean, rstd = (rearrange(s.to(wide), "n (g c) -> n g c", g=groups, c=1) for s in (mean, rstd))
+        mean, rstd = (rearrange(s.to(wide), "n g -> n g 1") for s in (mean, rstd))
         scale = rearrange(weight.to(wide), "(g c) -> 1 g c", g=groups)
         count = rows.shape[1] * scale.shape[2]
         inner = (product_sum * scale).sum(2, keepdim=True)
@@ -71,4 +71,4 @@ class GroupNorm(nn.GroupNorm):
 
 
 operations = SimpleNamespace(**{**vars(nn), "GroupNorm": GroupNorm})
-"""torch.nn with this GroupNorm: the `operations` argument of constructors when training on a CPU."""
+"""torch.nn with this GroupNorm: `operations` of constructors when training on a CPU."""

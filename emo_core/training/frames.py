@@ -88,8 +88,8 @@ def draw_frames(first_seed: int, num_frames: int, size: int = 128) -> Frames:
 class FramePool:
     """A growing store of frames, the same for every run of the same seed.
 
-    It begins with `first` chunks of 32 frames, gains one every `fresh_every` draws, and once it holds
-    `largest` chunks the newest replaces the oldest.
+    It begins with `first` chunks of 32 frames, gains one every `fresh_every` draws, and once it
+    holds `largest` chunks the newest replaces the oldest.
     """
 
     def __init__(

@@ -57,7 +57,7 @@ class VAEStage(Stage):
     def loss(
         self, batch: Batch, generator: torch.Generator, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted L1 + 2 MSE, and L1 between gradients of the pictures for sharpness."""
+        """Weighted L1 + 2 MSE, L1 of the pictures' gradients and of the tint of 8x8 areas."""
         pictures = _to_float(batch["pictures"])
         latents = self.encode(pictures)
         noise = torch.randn(latents.shape, generator=generator, device=latents.device)
@@ -127,12 +127,11 @@ class VAEStage(Stage):
 
     def _round_trip(self, pictures: Tensor) -> Tensor:
         """Pictures through the autoencoder, in -1..1."""
-        device_type, latents = pictures.device.type, []
-        with torch.autocast(device_type, torch.bfloat16):
+        with torch.autocast(pictures.device.type, torch.bfloat16):
             if self.train_encoder:  # one batch, whose statistics normalise
-                decoded = [self.vae.decode(part) for part in self.encode(pictures).split(32)]
+                decoded = [self.vae.decode(part) for part in torch.split(self.encode(pictures), 32)]
             else:
-                latents = [self.encode(part) for part in pictures.split(32)]
+                latents = [self.encode(part) for part in torch.split(pictures, 32)]
                 decoded = [self.vae.decode(part) for part in latents]
         return torch.cat(decoded).float().clamp(-1, 1)
 
@@ -155,7 +154,7 @@ def fold_latent_statistics(vae: AutoencoderKL, latents: Tensor) -> None:
             f"statistics fold only into a VAE of scaling factor 1, got {vae.config.scaling_factor}"
         )
     z = vae.config.z_channels
-    variance, mean = torch.var_mean(latents.double(), (0, 2, 3))
+    variance, mean = torch.var_mean(latents.double(), (0, 2, 3), correction=0)
     inverse = variance.rsqrt()
     weight, bias = vae.quant_conv.weight, vae.quant_conv.bias
     bias[:z] = (bias[:z] - mean) * inverse
@@ -211,4 +210,4 @@ def _to_float(pictures: Tensor) -> Tensor:
 
 
 def _decibel(error: Tensor) -> float:
-    return float(-10 * torch.log10(error))
+    return float(-10 * torch.log10(error.detach()))

@@ -148,11 +148,13 @@ class Trainer:
         stage.modules.to(self.device)
         self._trained = {n: p for n, p in stage.modules.named_parameters() if p.requires_grad}
         self._ema = {name: p.detach().clone() for name, p in self._trained.items()}
+        trained = list(self._trained.values())
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in trained if p.dim() > 1]},
+            {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+        ]
         self._optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for p in self._trained.values() if p.dim() > 1]},
-                {"params": [p for p in self._trained.values() if p.dim() <= 1], "weight_decay": 0.0},
-            ],
+            groups,
             lr=settings.learning_rate,
             betas=(0.9, 0.98),
             weight_decay=settings.weight_decay,
@@ -233,7 +235,7 @@ class Trainer:
 
     @torch.no_grad()
     def swap_averaged(self) -> None:
-        """Exchange the trained weights with the averaged ones; a second call exchanges them back."""
+        """Exchange the trained with the averaged weights; a second call exchanges them back."""
         for name, parameter in self._trained.items():
             kept = parameter.detach().clone()
             parameter.copy_(self._ema[name])

@@ -1,0 +1,109 @@
+"""The trainer: resuming changes nothing, schedules end where planned, checkpoints are whole."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from emo_core.training.trainer import Batch, Stage, Trainer, TrainSettings
+
+
+class Line(Stage):
+    """Fits y = 2x + 1 through a small network with noisy inputs."""
+
+    name = "line"
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(1, 8), nn.GELU(), nn.Dropout(0.0), nn.Linear(8, 1))
+        self.modules = nn.ModuleDict({"net": net, "frozen": nn.Linear(2, 2)})
+        self.modules["frozen"].requires_grad_(False)
+
+    def batch(self, draw: int) -> Batch:
+        x = torch.rand(16, 1, generator=torch.Generator().manual_seed(draw))
+        return {"x": x, "y": 2 * x + 1}
+
+    def loss(
+        self, batch: Batch, generator: torch.Generator, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        noise = 0.01 * torch.randn(batch["x"].shape, generator=generator)
+        error = (self.modules["net"](batch["x"] + noise) - batch["y"]).square().mean()
+        return error, {"error": error}
+
+    def measure(self) -> dict[str, float]:
+        return {"at_one": float(self.modules["net"](torch.ones(1, 1)))}
+
+    def sample_sheet(self, path: Path) -> None:
+        path.write_text("sheet")
+
+
+def settings(folder: Path, **changes: object) -> TrainSettings:
+    values = {"steps": 6, "schedule_steps": 6, "warm_up": 2, "log_every": 1, "bf16": False}
+    return TrainSettings(folder, **{**values, **changes})  # type: ignore[arg-type]
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "line.jsonl").read_text().splitlines()]
+
+
+def test_three_steps_and_three_more_equal_six(tmp_path: Path) -> None:
+    straight = Line()
+    Trainer(straight, settings(tmp_path / "a")).run()
+    Trainer(Line(), settings(tmp_path / "b", steps=3)).run()
+    resumed = Line()
+    trainer = Trainer(resumed, settings(tmp_path / "b"))
+    assert trainer.step == 3
+    trainer.run()
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    for a, b in zip(straight.modules.parameters(), resumed.modules.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_it_learns_and_measures_with_averaged_weights(tmp_path: Path) -> None:
+    stage = Line()
+    plan = settings(
+        tmp_path, steps=300, schedule_steps=300, learning_rate=0.03, log_every=100, ema_decay=0.9
+    )
+    trainer = Trainer(stage, plan)
+    trainer.run()
+    last = json.loads((tmp_path / "line.jsonl").read_text().splitlines()[-1])
+    assert last["loss"] < 0.01
+    assert last["at_one"] == pytest.approx(3, abs=0.2)
+    assert (tmp_path / "line-000300.png").read_text() == "sheet"
+    live = [p.clone() for p in stage.modules.parameters()]
+    trainer.swap_averaged()
+    averaged = [p.clone() for p in stage.modules.parameters()]
+    trainer.swap_averaged()
+    assert not torch.equal(live[0], averaged[0])
+    assert torch.equal(live[-1], averaged[-1])  # frozen
+    assert all(torch.equal(a, b) for a, b in zip(live, stage.modules.parameters(), strict=True))
+
+
+def test_rate_rises_falls_and_can_follow_the_clock(tmp_path: Path) -> None:
+    by_steps = TrainSettings(tmp_path, steps=100, learning_rate=1.0, warm_up=10, floor=0.1)
+    assert by_steps.rate(0, 0) == pytest.approx(0.1, abs=0.01)
+    assert by_steps.rate(9, 0) > 0.95
+    assert by_steps.rate(100, 0) == pytest.approx(0.1)
+    by_clock = TrainSettings(tmp_path, minutes=2, learning_rate=1.0, warm_up=0, floor=0.0)
+    assert by_clock.rate(5, 60) == pytest.approx(0.5)
+    assert by_clock.rate(5, 120) == pytest.approx(0)
+
+
+def test_minutes_end_a_run(tmp_path: Path) -> None:
+    trainer = Trainer(Line(), settings(tmp_path, steps=None, minutes=0.005))
+    trainer.run()
+    assert trainer.step > 0
+    assert trainer.checkpoint.exists()
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="give steps, minutes or both"):
+        TrainSettings(tmp_path)
+    stage = Line()
+    with torch.no_grad():
+        stage.modules["net"][0].weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="loss of step 0 of line is nan"):
+        Trainer(stage, settings(tmp_path)).run()
