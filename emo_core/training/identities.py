@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -9,7 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Color = tuple[float, float, float]
+from .palettes import (
+    BACKDROP_COLORS,
+    CLOTHES_COLORS,
+    FANTASY_HAIRS,
+    FANTASY_SKINS,
+    FRAMES,
+    FURS,
+    HAIRS,
+    IRISES,
+    METALS,
+    SKINS,
+    STONES,
+    Color,
+)
 
 SPECIES = ("human", "cat", "robot", "statue")
 HAIR = ("bald", "short", "parted", "bob", "long", "afro", "bun", "fringe", "pigtails", "quiff")
@@ -42,94 +56,6 @@ IDENTITY_NUMBERS: tuple[str, ...] = (
     *(f"{group}={name}" for group, names in _GROUPS.items() for name in names),
 )
 """Names of `Identity.numbers`, in order."""
-
-_SKINS: tuple[Color, ...] = (
-    (0.98, 0.85, 0.75),
-    (0.96, 0.78, 0.64),
-    (0.91, 0.70, 0.53),
-    (0.82, 0.60, 0.42),
-    (0.70, 0.48, 0.33),
-    (0.55, 0.36, 0.25),
-    (0.42, 0.27, 0.19),
-)
-_FANTASY_SKINS: tuple[Color, ...] = (
-    (0.55, 0.80, 0.50),
-    (0.50, 0.72, 0.92),
-    (0.78, 0.66, 0.94),
-    (0.96, 0.66, 0.74),
-    (0.45, 0.80, 0.76),
-)
-_FURS: tuple[Color, ...] = (
-    (0.95, 0.66, 0.36),
-    (0.68, 0.68, 0.72),
-    (0.96, 0.92, 0.86),
-    (0.36, 0.34, 0.38),
-    (0.72, 0.54, 0.40),
-)
-_METALS: tuple[Color, ...] = (
-    (0.74, 0.79, 0.84),
-    (0.90, 0.74, 0.42),
-    (0.50, 0.74, 0.80),
-    (0.86, 0.52, 0.44),
-    (0.62, 0.80, 0.62),
-)
-_STONES: tuple[Color, ...] = ((0.86, 0.85, 0.82), (0.72, 0.74, 0.74), (0.80, 0.74, 0.66))
-_HAIRS: tuple[Color, ...] = (
-    (0.10, 0.08, 0.10),
-    (0.22, 0.13, 0.09),
-    (0.38, 0.22, 0.12),
-    (0.58, 0.26, 0.12),
-    (0.72, 0.50, 0.24),
-    (0.93, 0.78, 0.44),
-    (0.86, 0.86, 0.88),
-    (0.52, 0.53, 0.56),
-)
-_FANTASY_HAIRS: tuple[Color, ...] = (
-    (0.92, 0.40, 0.62),
-    (0.28, 0.46, 0.86),
-    (0.20, 0.66, 0.62),
-    (0.54, 0.32, 0.74),
-    (0.88, 0.24, 0.20),
-)
-_IRISES: tuple[Color, ...] = (
-    (0.30, 0.18, 0.10),
-    (0.48, 0.30, 0.14),
-    (0.20, 0.44, 0.74),
-    (0.22, 0.54, 0.34),
-    (0.42, 0.48, 0.54),
-    (0.30, 0.62, 0.72),
-)
-_BACKDROPS: tuple[Color, ...] = (
-    (0.98, 0.93, 0.80),
-    (0.74, 0.88, 0.96),
-    (0.80, 0.93, 0.80),
-    (0.97, 0.80, 0.80),
-    (0.86, 0.82, 0.96),
-    (0.40, 0.62, 0.84),
-    (0.32, 0.64, 0.58),
-    (0.90, 0.58, 0.36),
-    (0.62, 0.44, 0.70),
-    (0.24, 0.32, 0.52),
-    (0.20, 0.38, 0.38),
-    (0.95, 0.80, 0.42),
-)
-_CLOTHES: tuple[Color, ...] = (
-    (0.80, 0.22, 0.24),
-    (0.18, 0.36, 0.68),
-    (0.16, 0.52, 0.42),
-    (0.94, 0.72, 0.22),
-    (0.46, 0.26, 0.56),
-    (0.20, 0.22, 0.28),
-    (0.93, 0.93, 0.90),
-    (0.90, 0.50, 0.24),
-    (0.34, 0.66, 0.80),
-)
-_FRAMES: tuple[Color, ...] = (
-    (0.10, 0.10, 0.12),
-    (0.36, 0.18, 0.10),
-    (0.62, 0.12, 0.16),
-    (0.12, 0.22, 0.48),
-)
 
 
 @dataclass(frozen=True)
@@ -243,15 +169,15 @@ def _draw_colors(rng: _Dice, species: int) -> dict[str, tuple[float, ...]]:
     """Colours that stand out from each other: redrawn until skin, hair and backdrop differ."""
     for _ in range(200):
         if species == 0:
-            skin = rng.color(_FANTASY_SKINS if rng.chance(0.1) else _SKINS, 0.025)
+            skin = rng.color(FANTASY_SKINS if rng.chance(0.1) else SKINS, 0.025)
         else:
-            skin = rng.color((_FURS, _METALS, _STONES)[species - 1], 0.03)
-        hair = rng.color(_FANTASY_HAIRS if rng.chance(0.15) else _HAIRS)
+            skin = rng.color((FURS, METALS, STONES)[species - 1], 0.03)
+        hair = rng.color(FANTASY_HAIRS if rng.chance(0.15) else HAIRS)
         if species == 3:
             hair = _scale(skin, 0.66)
         elif species:
             hair = _scale(skin, 0.45) if _light(skin) > 0.45 else _mix(skin, (1.0, 1.0, 1.0), 0.6)
-        backdrop, clothes = rng.color(_BACKDROPS), rng.color(_CLOTHES)
+        backdrop, clothes = rng.color(BACKDROP_COLORS), rng.color(CLOTHES_COLORS)
         pairs = (
             (skin, hair, 0.26 if species != 3 else 0.1),
             (skin, backdrop, 0.26),
@@ -261,14 +187,14 @@ def _draw_colors(rng: _Dice, species: int) -> dict[str, tuple[float, ...]]:
         )
         if all(_distance(a, b) >= need for a, b, need in pairs):
             break
-    hat = rng.color(_CLOTHES)
+    hat = rng.color(CLOTHES_COLORS)
     for _ in range(50):
         if min(_distance(hat, c) for c in (skin, hair, backdrop)) >= 0.22:
             break
-        hat = rng.color(_CLOTHES)
+        hat = rng.color(CLOTHES_COLORS)
     lip = _lips(rng, skin, species)
     accent = rng.color(((0.97, 0.95, 0.90), _scale(clothes, 0.6), (0.95, 0.80, 0.35)), 0.02)
-    iris = _scale(skin, 0.62) if species == 3 else rng.color(_IRISES)
+    iris = _scale(skin, 0.62) if species == 3 else rng.color(IRISES)
     if species == 2:
         iris = rng.color(((0.10, 0.75, 0.90), (0.95, 0.45, 0.20), (0.35, 0.85, 0.40)), 0.03)
     return {
@@ -280,8 +206,8 @@ def _draw_colors(rng: _Dice, species: int) -> dict[str, tuple[float, ...]]:
         "accent": accent,
         "hat_color": hat,
         "backdrop": backdrop,
-        "backdrop_low": _mix(backdrop, rng.color(_BACKDROPS), 0.25),
-        "frame": rng.color(_FRAMES, 0.03) if _light(skin) > 0.4 else (0.92, 0.80, 0.48),
+        "backdrop_low": _mix(backdrop, rng.color(BACKDROP_COLORS), 0.25),
+        "frame": rng.color(FRAMES, 0.03) if _light(skin) > 0.4 else (0.92, 0.80, 0.48),
     }
 
 
@@ -322,4 +248,4 @@ def _light(a: Color) -> float:
 
 def _distance(a: Color, b: Color) -> float:
     weights = (0.3, 0.45, 0.25)
-    return sum(w * (p - q) ** 2 for w, p, q in zip(weights, a, b, strict=True)) ** 0.5
+    return math.sqrt(sum(w * (p - q) ** 2 for w, p, q in zip(weights, a, b, strict=True)))

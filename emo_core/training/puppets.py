@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import features, heads
+from . import features, hair, heads
 from .identities import IDENTITY_NUMBERS, Identity, make_identity
 from .scene import CHIN_DROP, gather_values, make_pose, make_scene
 
@@ -48,7 +48,7 @@ is clockwise), offsets as fractions of the picture side, scale 1 for the identit
 _CHUNK = 16
 _LAYERS = (
     heads.draw_backdrop,
-    heads.draw_back_hair,
+    hair.draw_back_hair,
     heads.draw_body,
     heads.draw_ears,
     heads.draw_head,
@@ -56,17 +56,15 @@ _LAYERS = (
     features.draw_nose,
     features.draw_mouth,
     features.draw_eyes,
-    heads.draw_front_hair,
+    hair.draw_front_hair,
     features.draw_brows,
     features.draw_glasses,
-    heads.draw_hat,
+    hair.draw_hat,
 )
 
 
 @torch.no_grad()
-def render(
-    identities: Identity | Sequence[Identity], controls: Tensor, size: int = 128
-) -> Tensor:
+def render(identities: Identity | Sequence[Identity], controls: Tensor, size: int = 128) -> Tensor:
     """Draw frames.
 
     Args:
@@ -153,9 +151,7 @@ def _by_name(controls: Tensor) -> dict[str, Tensor]:
     return {name: controls[:, i].contiguous() for i, name in enumerate(CONTROLS)}
 
 
-def _one_a_frame(
-    identities: Identity | Sequence[Identity], controls: Tensor
-) -> Sequence[Identity]:
+def _one_a_frame(identities: Identity | Sequence[Identity], controls: Tensor) -> Sequence[Identity]:
     if controls.ndim != 2 or controls.shape[1] != len(CONTROLS):
         raise ValueError(
             f"Controls of shape {tuple(controls.shape)} came; "

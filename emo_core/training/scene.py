@@ -134,9 +134,7 @@ def gather_values(people: Sequence[Identity], device: torch.device) -> dict[str,
 def make_pose(people: Sequence[Identity], controls: dict[str, Tensor]) -> Pose:
     """Rotation terms and frames of the heads and bodies."""
     framing = torch.stack([who.framing for who in people]).to(controls["yaw"].device)
-    yaw, pitch, roll = (
-        controls[name] * (math.pi / 180.0) for name in ("yaw", "pitch", "roll")
-    )
+    yaw, pitch, roll = (controls[name] * (math.pi / 180.0) for name in ("yaw", "pitch", "roll"))
     body_unit = HEAD_UNIT * framing[:, 2]
     unit = body_unit * controls["scale"]
     body_x, body_y = HEAD_X + framing[:, 0], HEAD_Y + framing[:, 1]

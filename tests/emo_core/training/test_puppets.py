@@ -79,7 +79,7 @@ def test_frames_are_pictures_and_do_not_depend_on_their_batch() -> None:
     people, controls = crowd(40)
     together = render(people, controls)
     assert together.shape == (40, 3, 128, 128) and together.dtype == torch.float32
-    assert 0.0 <= float(together.min()) and float(together.max()) <= 1.0
+    assert float(together.min()) >= 0.0 and float(together.max()) <= 1.0
     alone = torch.cat([render(who, c[None]) for who, c in zip(people, controls, strict=True)])
     torch.testing.assert_close(together, alone, atol=1e-3, rtol=0.0)
 
@@ -143,9 +143,9 @@ def test_identity_numbers_and_framing_stay_in_their_ranges() -> None:
     numbers = torch.stack([who.numbers for who in people])
     framing = torch.stack([who.framing for who in people])
     assert numbers.shape == (300, len(IDENTITY_NUMBERS))
-    assert 0.0 <= float(numbers.min()) and float(numbers.max()) <= 1.0
+    assert float(numbers.min()) >= 0.0 and float(numbers.max()) <= 1.0
     assert float(framing[:, :2].abs().max()) <= 0.1
-    assert 0.85 <= float(framing[:, 2].min()) and float(framing[:, 2].max()) <= 1.15
+    assert float(framing[:, 2].min()) >= 0.85 and float(framing[:, 2].max()) <= 1.15
     for group in ("species", "hair", "glasses", "beard", "hat"):
         columns = [i for i, name in enumerate(IDENTITY_NUMBERS) if name.startswith(group + "=")]
         assert torch.equal(numbers[:, columns].sum(1), torch.ones(300))
