@@ -157,6 +157,9 @@ class Rows:
         return rows.index_add(0, self.index, change.to(rows.dtype))
 
 
+ALL_ROWS = Rows()
+
+
 class RelativePositions(nn.Module):
     """A learned bias for each head and each offset between two places of a grid.
 
@@ -193,7 +196,7 @@ class RelativePositions(nn.Module):
 
 
 def offset_index(height: int, width: int, grid: int) -> Tensor:
-    """Entry of a RelativePositions table for every pair of places, (N, N) with N = height * width."""
+    """Entry of a RelativePositions table for every pair of the N = height * width places (N, N)."""
     span = 2 * grid - 1
     rows, columns = torch.arange(height), torch.arange(width)
     dy = (rows[None, :] - rows[:, None]).clamp(1 - grid, grid - 1) + grid - 1

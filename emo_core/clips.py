@@ -46,7 +46,7 @@ def num_clips(num_frames: int, clip_length: int) -> int:
 
 
 def clip_seed(seed: int, index: int) -> int:
-    """The seed of clip `index`: the film's own for the first, spread over 64 bits for the others."""
+    """The seed of clip `index`: the film's own for the first, spread over 64 bits for the rest."""
     return (seed + index * _SEED_STEP) % _SEED_RANGE
 
 

@@ -61,6 +61,16 @@ class UNetConfig:
                 f"attention_levels must lie in 0..{len(self.widths) - 1}, "
                 f"got {self.attention_levels}"
             )
+        if self.reference_attention == "layer" and self.face_tokens:
+            raise ValueError(
+                "face tokens take the place of the reference attention's layer; with face_tokens="
+                f"{self.face_tokens} reference_attention must be 'concat'"
+            )
+        if self.reference_attention == "concat" and self.position_grid:
+            raise ValueError(
+                "reference_attention 'concat' knows no relative positions; position_grid must be "
+                f"0, got {self.position_grid}"
+            )
 
 
 @dataclass(frozen=True)
@@ -188,6 +198,13 @@ class SamplingConfig:
     num_inference_steps: int
     guidance_scale: float
 
+    def __post_init__(self) -> None:
+        if self.schedule == "linear_zero_snr" and self.prediction == "epsilon":
+            raise ValueError(
+                "schedule 'linear_zero_snr' begins without any signal, where predicted noise says "
+                "nothing about the picture; prediction must be 'v_prediction'"
+            )
+
 
 @dataclass(frozen=True)
 class EMOConfig:
@@ -254,13 +271,20 @@ def _build(kind: Any, values: dict[str, Any]) -> Any:
     hints = get_type_hints(kind)
     made = {}
     for name, value in values.items():
+        options = (hints[name], *getattr(hints[name], "__args__", ()))
+        part = next((option for option in options if is_dataclass(option)), None)
+        if (part is not None) != isinstance(value, dict) and not (
+            value is None and type(None) in options
+        ):
+            raise ValueError(f"{kind.__name__}.{name} cannot be {value!r}")
         if isinstance(value, dict):
-            part = next(t for t in (hints[name], *getattr(hints[name], "__args__", ()))
-                        if is_dataclass(t))
             made[name] = _build(part, value)
         else:
             made[name] = tuple(value) if isinstance(value, list) else value
-    return kind(**made)
+    try:
+        return kind(**made)
+    except TypeError as error:
+        raise ValueError(f"{kind.__name__} has a value of the wrong kind: {error}") from None
 
 
 # Degrees per frame at 30 fps. The paper recommends 0.1-1.3 and calls 1.5 jittery: buckets are dense

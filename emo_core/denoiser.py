@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .attention import Build, KeyValue, RelativePositions, Rows
+from .attention import ALL_ROWS, Build, KeyValue, RelativePositions, Rows
 from .config import EMOConfig
 from .reference import ReferenceFeatures, halved
 from .temporal import MotionState, TemporalInputs, TemporalModule, TemporalPositions
@@ -46,7 +46,10 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip's conditions, projected for every spot: constant over the sampling steps."""
+    """A clip's conditions, projected for every spot: constant over the sampling steps.
+
+    Dictionaries go by the name of the spot, lists by resolution level.
+    """
 
     region: Tensor
     reference: dict[str, KeyValue]
@@ -54,7 +57,7 @@ class Clip:
     motion: dict[str, MotionState]
     speed: dict[str, KeyValue]
     face: dict[str, KeyValue]
-    masks: Tensor | None
+    masks: list[Tensor] = field(default_factory=list)
     self_bias: list[Tensor] = field(default_factory=list)
     reference_bias: list[Tensor] = field(default_factory=list)
     temporal_bias: list[Tensor] = field(default_factory=list)
@@ -68,10 +71,10 @@ class Audience:
     drops conditions from some of its samples. Both are this.
     """
 
-    reference: Rows = Rows()
-    audio: Rows = Rows()
-    region: Rows = Rows()
-    speed: Rows = Rows()
+    reference: Rows = ALL_ROWS
+    audio: Rows = ALL_ROWS
+    region: Rows = ALL_ROWS
+    speed: Rows = ALL_ROWS
 
     @classmethod
     def of_branches(
@@ -148,7 +151,7 @@ class Denoiser(UNet):
     def prepare(self, conditions: Conditions) -> Clip:
         """Project a clip's conditions for every spot, once for all sampling steps."""
         reference, motion = conditions.reference.portrait, conditions.reference.motion
-        clip = Clip(conditions.region, {}, {}, {}, {}, {}, conditions.masks)
+        clip = Clip(conditions.region, {}, {}, {}, {}, {})
         for block in [*self.down_blocks, self.mid_block, *self.up_blocks]:
             assert isinstance(block, Stratum)
             for index, spot in enumerate(block.spots):
@@ -163,8 +166,17 @@ class Denoiser(UNet):
                     clip.motion[spot.name] = temporal.prepare(motion[spot.name])
                     if conditions.speed is not None:
                         clip.speed[spot.name] = temporal.project_speed(conditions.speed)
+        height, width = conditions.region.shape[-2:]
+        sizes = [
+            (halved(height, level), halved(width, level))
+            for level in range(len(self.config.unet.widths))
+        ]
         if self.config.unet.position_grid:
-            self._prepare_positions(clip, conditions)
+            self._prepare_positions(clip, conditions, sizes)
+        if conditions.masks is not None:
+            for size in sizes:
+                masks = functional.interpolate(conditions.masks[None], size, mode="area")
+                clip.masks.append(masks[0].flatten(1))
         return clip
 
     @staticmethod
@@ -180,11 +192,11 @@ class Denoiser(UNet):
         if block.concatenates and conditions.face_tokens is not None:
             clip.face[spot.name] = block.attn2.project_kv(conditions.face_tokens.flatten(0, 1))
 
-    def _prepare_positions(self, clip: Clip, conditions: Conditions) -> None:
-        height, width = conditions.region.shape[-2:]
+    def _prepare_positions(
+        self, clip: Clip, conditions: Conditions, sizes: list[tuple[int, int]]
+    ) -> None:
         length = conditions.audio_tokens.shape[1] + self.config.temporal.num_motion_frames
-        for level in range(len(self.config.unet.widths)):
-            size = halved(height, level), halved(width, level)
+        for level, size in enumerate(sizes):
             clip.self_bias.append(self.self_positions[level](*size))
             clip.reference_bias.append(self.reference_positions[level](*size))
             clip.temporal_bias.append(self.temporal_positions[level](length))
@@ -216,7 +228,7 @@ class Denoiser(UNet):
 
         def visit(block: Stratum, index: int, hidden_states: Tensor) -> Tensor:
             spot = block.spots[index]
-            spatial = self._spatial_inputs(clip, spot, audience, frames, hidden_states)
+            spatial = self._spatial_inputs(clip, spot, audience, num_rows, frames)
             for name in ("attentions", "audio_modules"):
                 layer = block.layer(name, index)
                 if layer is not None:
@@ -231,25 +243,21 @@ class Denoiser(UNet):
         out = self.conv_out(functional.silu(self.conv_norm_out(hidden_states)))
         return rearrange(out, "(R F) C h w -> R F C h w", F=frames)
 
+    @staticmethod
     def _spatial_inputs(
-        self, clip: Clip, spot: Spot, audience: Audience, frames: int, hidden_states: Tensor
+        clip: Clip, spot: Spot, audience: Audience, num_rows: int, frames: int
     ) -> SpatialInputs:
         """What the spatial layers of a spot see."""
         reference, audio = clip.reference.get(spot.name), clip.audio.get(spot.name, [])
         face = clip.face.get(spot.name)
-        masks = None
-        if clip.masks is not None:
-            masks = functional.interpolate(
-                clip.masks[None], hidden_states.shape[-2:], mode="area"
-            )[0].flatten(1)
         return SpatialInputs(
             num_frames=frames,
             reference=None if reference is None else Seen(reference, audience.reference),
-            face=None if face is None else Seen(face, _face_rows(audience, face)),
+            face=None if face is None else Seen(face, _face_rows(audience, face, num_rows)),
             audio=tuple(Seen(context, audience.audio) for context in audio),
             self_bias=clip.self_bias[spot.level] if clip.self_bias else None,
             reference_bias=clip.reference_bias[spot.level] if clip.reference_bias else None,
-            masks=masks,
+            masks=clip.masks[spot.level] if clip.masks else None,
         )
 
     @staticmethod
@@ -271,13 +279,9 @@ class Denoiser(UNet):
         )
 
 
-def _face_rows(audience: Audience, face: KeyValue) -> Rows:
+def _face_rows(audience: Audience, face: KeyValue, num_rows: int) -> Rows:
     """Rows that see the portrait see its face tokens, the others those of no face."""
     batch = face[0].shape[0] // 2
-    if audience.reference.index is None:
-        first = torch.arange(batch, device=face[0].device)
-        return Rows(source=first + batch)
-    index = audience.reference.index
-    source = torch.arange(2 * batch, device=index.device) % batch
-    source[index] += batch
+    source = torch.arange(num_rows, device=face[0].device) % batch
+    source[slice(None) if audience.reference.index is None else audience.reference.index] += batch
     return Rows(source=source)

@@ -8,6 +8,7 @@ picture, so that it survives every resize.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from einops import rearrange
@@ -19,7 +20,7 @@ from .config import LocatorConfig, UNetConfig
 
 Box = tuple[float, float, float, float]
 
-# Where a face most likely is in a portrait when nobody says: upper middle, 60 % high.
+# Where a face most likely is in a portrait when nobody says: upper middle, two thirds high.
 CENTRED_PRIOR: Box = (0.22, 0.14, 0.56, 0.66)
 WHOLE_PICTURE: Box = (0.0, 0.0, 1.0, 1.0)
 
@@ -84,7 +85,7 @@ class FaceLocator(nn.Module):
         widths = config.widths
         self.conv_in = build.conv(config.in_channels, widths[0])
         self.blocks = nn.ModuleList()
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in pairwise(widths):
             self.blocks.append(build.conv(before, before))
             self.blocks.append(build.conv(before, after, stride=2))
         self.conv_out = build.conv(widths[-1], out_width)

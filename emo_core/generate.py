@@ -1,16 +1,18 @@
-"""The only loop over clips: portrait, sound, region and speed in, latents of clip after clip out."""
+"""The only loop over clips: portrait, sound, region and speed in, clip after clip out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .audio_tokens import window_features
 from .clips import ClipPlan, clip_noise
 from .denoiser import Clip
 from .model import EMO, ClipInputs
+from .reference import Bank
 from .speed import speed_windows
 
 SampleClip = Callable[[Clip, Tensor, ClipPlan], Tensor]
@@ -26,8 +28,8 @@ class Film:
         audio: (F, L, D), features of the sound at the frame rate.
         region: (channels, H, W), face region, 1 inside.
         speed: (F,), head speed in degrees per frame at 30 fps; None for no request.
-        motion: (1, n, C, h, w), last latents of an earlier film that this one goes on from; None
-            for a new film.
+        motion: (1, n, C, h, w), last latents of the clip before the first one that is made here,
+            as it was sampled: `hand_over` is still to come; None for a new film.
         seed: of the noise.
     """
 
@@ -39,6 +41,7 @@ class Film:
     seed: int = 0
 
 
+@torch.no_grad()
 def generate(
     model: EMO,
     film: Film,
@@ -46,7 +49,7 @@ def generate(
     sample_clip: SampleClip,
     hand_over: HandOver | None = None,
 ) -> Iterator[Tensor]:
-    """Yield a film clip by clip; memory does not grow with its length.
+    """Yield a film clip by clip; memory does not grow with its length, gradients are not kept.
 
     Args:
         model: the networks.
@@ -61,20 +64,37 @@ def generate(
         (kept, C, h, w), the frames of each clip that belong to the film.
     """
     config = model.config.temporal
-    count, portrait = config.num_motion_frames, model.encode_portrait(film.portrait)
-    motion = film.motion
-    if motion is None and config.first_motion == "image":
-        motion = film.portrait[:, None].repeat(1, count, 1, 1, 1)
+    portrait = model.encode_portrait(film.portrait)
+    last = film.motion
     for plan in clips:
-        seen = model.no_motion(portrait) if motion is None else model.encode_motion(motion)
-        clip = model.prepare(portrait, seen, clip_inputs(model, film, plan))
+        if last is not None and hand_over is not None:
+            last = hand_over(last)
         shape = (config.num_frames, *film.portrait.shape[1:])
         noise = clip_noise(film.seed, plan.index, shape).to(film.portrait)
-        latents = sample_clip(clip, noise[None], plan)
+        # No name keeps a clip's conditions: they are gone before the next clip's are made.
+        latents = sample_clip(
+            model.prepare(
+                portrait, motion_features(model, film, portrait, last),
+                clip_inputs(model, film, plan),
+            ),
+            noise[None],
+            plan,
+        )
         yield latents[0, : plan.kept]
-        motion = latents[:, -count:]
-        if hand_over is not None:
-            motion = hand_over(motion)
+        last = latents[:, -config.num_motion_frames :]
+
+
+def motion_features(model: EMO, film: Film, portrait: Bank, last: Tensor | None) -> Bank:
+    """What a clip sees of the frames before it; `last` is None where there are none.
+
+    The paper's first clip sees zero maps, Hallo's the portrait in the place of every motion frame.
+    """
+    if last is not None:
+        return model.encode_motion(last)
+    config = model.config.temporal
+    if config.first_motion == "zeros":
+        return model.no_motion(portrait)
+    return model.encode_motion(film.portrait[:, None].repeat(1, config.num_motion_frames, 1, 1, 1))
 
 
 def clip_inputs(model: EMO, film: Film, plan: ClipPlan) -> ClipInputs:

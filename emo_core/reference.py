@@ -1,9 +1,10 @@
 """ReferenceNet: the portrait and the motion frames, encoded outside the sampling loop.
 
 EMO, "ReferenceNet": the backbone's block structure without time or sound, run on the portrait and
-the motion frames. The paper takes "outputs from the self-attention layers"; every published relative
-takes the *input* of self-attention (its first norm's output), and so do we. Blocks of the two nets
-correspond by name. Where a level has no attention, motion frames give the ResNet block's output.
+the motion frames. The paper takes "outputs from the self-attention layers"; every published
+relative takes the *input* of self-attention (its first norm's output), and so do we. Blocks of the
+two nets correspond by name. Where a level has no attention, motion frames give the ResNet block's
+output.
 """
 
 from __future__ import annotations

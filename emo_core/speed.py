@@ -85,13 +85,16 @@ def parse_speed(text: str) -> float | list[tuple[float, float]]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     try:
         if len(parts) == 1 and ":" not in parts[0]:
-            return _valid_speed(float(parts[0]), text)
-        frames = [(float(time), _valid_speed(float(value), text))
-                  for time, value in (part.split(":") for part in parts)]
-    except ValueError as error:
-        if "speed" in str(error):
-            raise
+            constant = float(parts[0])
+            pairs = []
+        else:
+            pairs = [(float(time), float(value))
+                     for time, value in (part.split(":") for part in parts)]
+    except ValueError:
         raise ValueError(f"speed {text!r} is not understood; {form}") from None
+    if len(parts) == 1 and not pairs:
+        return _valid_speed(constant, text)
+    frames = [(time, _valid_speed(value, text)) for time, value in pairs]
     times = [time for time, _ in frames]
     if not frames or times != sorted(set(times)) or not all(map(math.isfinite, times)):
         raise ValueError(f"speed {text!r} must have keyframes at rising times; {form}")

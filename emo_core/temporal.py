@@ -14,7 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from .attention import Attention, Build, KeyValue, Rows
+from .attention import ALL_ROWS, Attention, Build, KeyValue, Rows
 from .config import EMOConfig
 from .layers import FeedForward, sinusoids
 
@@ -45,7 +45,7 @@ class TemporalInputs:
 
     motion: MotionState | None = None
     speed: KeyValue | None = None
-    speed_rows: Rows = Rows()
+    speed_rows: Rows = ALL_ROWS
     bias: Tensor | None = None
 
 
@@ -145,9 +145,13 @@ class TemporalModule(nn.Module):
         return self.temporal_transformer.prepare(motion)
 
     def project_speed(self, features: Tensor) -> KeyValue:
-        """Keys and values (B, F, C) of speed features (B, F, l), with their positions."""
+        """Keys and values (B, F, C) of speed features (B, F, l).
+
+        Only keys carry positions: which frame a speed belongs to decides who attends to it, not
+        what it says. A constant speed thus adds the same to every frame, wherever it is.
+        """
         attention = self.temporal_transformer.transformer_blocks[0].speed_attention
-        return attention.project_kv(_with_positions(features))
+        return attention.to_k(_with_positions(features)), attention.to_v(features)
 
     def forward(self, hidden_states: Tensor, num_frames: int, inputs: TemporalInputs) -> Tensor:
         """See TemporalTransformer.forward()."""

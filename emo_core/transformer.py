@@ -14,7 +14,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from .attention import Attention, Build, KeyValue, Rows
+from .attention import ALL_ROWS, Attention, Build, KeyValue, Rows
 from .config import EMOConfig
 from .layers import FeedForward
 from .unet import Spot
@@ -30,7 +30,7 @@ class Seen:
     """
 
     context: KeyValue
-    rows: Rows = Rows()
+    rows: Rows = ALL_ROWS
 
     def laid_out(self) -> KeyValue:
         """Keys and values for the rows that see them."""

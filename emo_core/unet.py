@@ -36,7 +36,6 @@ class Spot:
     width: int
     neighbour_width: int
 
-
     def has_attention(self, config: UNetConfig) -> bool:
         """Whether a spatial transformer hangs here: SD 1.5's middle block always has one."""
         return self.level in config.attention_levels or self.name.startswith("mid_block")
@@ -101,8 +100,7 @@ class UNet(nn.Module):
             last = level == len(widths) - 1
             sampler = None if last else Downsample(widths[level], build)
             self.down_blocks.append(Stratum(spots, layers, config, build, sampler))
-        middle = Spot("mid_block.0", len(widths) - 1, widths[-1], widths[-1], widths[-1])
-        self.mid_block = Stratum([middle], layers, config, build)
+        self.mid_block = Stratum([middle_spot(config)], layers, config, build)
         self.mid_block.resnets.append(
             ResnetBlock(widths[-1], widths[-1], config.time_width, config.norm_groups, build)
         )
@@ -180,11 +178,14 @@ def up_spots(config: UNetConfig) -> list[list[Spot]]:
     return blocks
 
 
+def middle_spot(config: UNetConfig) -> Spot:
+    """The spot between the two ResNet blocks of the middle block."""
+    width = config.widths[-1]
+    return Spot("mid_block.0", len(config.widths) - 1, width, width, width)
+
+
 def all_spots(config: UNetConfig) -> list[Spot]:
     """Every spot in the order of the walk."""
-    middle = Spot(
-        "mid_block.0", len(config.widths) - 1, *([config.widths[-1]] * 3)
-    )
     down = [spot for block in down_spots(config) for spot in block]
     up = [spot for block in up_spots(config) for spot in block]
-    return [*down, middle, *up]
+    return [*down, middle_spot(config), *up]
