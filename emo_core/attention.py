@@ -38,8 +38,9 @@ def attend(
         rearrange(tokens, "B N (H d) -> B H N d", H=num_heads) for tokens in (query, key, value)
     )
     mask = None if bias is None else bias.to(query.dtype)[None]
-    out = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    return rearrange(out, "B H N d -> B N (H d)")
+    mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    out: Tensor = rearrange(mixed, "B H N d -> B N (H d)")
+    return out
 
 
 @dataclass(frozen=True)
@@ -201,5 +202,7 @@ def offset_index(height: int, width: int, grid: int) -> Tensor:
     rows, columns = torch.arange(height), torch.arange(width)
     dy = (rows[None, :] - rows[:, None]).clamp(1 - grid, grid - 1) + grid - 1
     dx = (columns[None, :] - columns[:, None]).clamp(1 - grid, grid - 1) + grid - 1
-    index = dy[:, None, :, None] * span + dx[None, :, None, :]
-    return rearrange(index, "y x v u -> (y x) (v u)")
+    index: Tensor = rearrange(
+        dy[:, None, :, None] * span + dx[None, :, None, :], "y x v u -> (y x) (v u)"
+    )
+    return index

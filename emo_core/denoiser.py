@@ -184,12 +184,12 @@ class Denoiser(UNet):
         clip: Clip, spot: Spot, transformer: SpatialTransformer, conditions: Conditions,
         reference: dict[str, Tensor],
     ) -> None:
-        block = transformer.transformer_blocks[0]
+        block = transformer.block
         tokens = rearrange(reference[spot.name], "B C h w -> B (h w) C")
         clip.reference[spot.name] = block.project_reference(tokens)
         if block.attn_audio is not None:
             clip.audio[spot.name] = [block.attn_audio.project_kv(conditions.audio_tokens)]
-        if block.concatenates and conditions.face_tokens is not None:
+        if block.concatenates and block.attn2 is not None and conditions.face_tokens is not None:
             clip.face[spot.name] = block.attn2.project_kv(conditions.face_tokens.flatten(0, 1))
 
     def _prepare_positions(
@@ -241,7 +241,8 @@ class Denoiser(UNet):
 
         hidden_states = self.walk(hidden_states, features, visit)
         out = self.conv_out(functional.silu(self.conv_norm_out(hidden_states)))
-        return rearrange(out, "(R F) C h w -> R F C h w", F=frames)
+        prediction: Tensor = rearrange(out, "(R F) C h w -> R F C h w", F=frames)
+        return prediction
 
     @staticmethod
     def _spatial_inputs(

@@ -37,7 +37,8 @@ class ResnetBlock(nn.Module):
         out = self.conv2(functional.silu(self.norm2(out)))
         if self.conv_shortcut is not None:
             hidden_states = self.conv_shortcut(hidden_states)
-        return hidden_states + out
+        added: Tensor = hidden_states + out
+        return added
 
 
 class Downsample(nn.Module):

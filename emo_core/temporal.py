@@ -100,6 +100,7 @@ class TemporalBlock(nn.Module):
         for index, (attention, norm) in enumerate(
             zip(self.attention_blocks, self.norms, strict=True)
         ):
+            assert isinstance(attention, TemporalAttention)
             normed = attention.pos_encoder(norm(tokens), first=n)
             context = attention.project_kv(normed)
             if past is not None and inputs.motion is not None:
@@ -130,7 +131,8 @@ class TemporalBlock(nn.Module):
         query = rearrange(normed, "(r N) F C -> r (N F) C", N=num_places)
         context = (rows.condition(speed[0]), rows.condition(speed[1]))
         grouped = rows.add(grouped, self.speed_attention(query, context))
-        return rearrange(grouped, "R (N F) C -> (R N) F C", F=frames)
+        out: Tensor = rearrange(grouped, "R (N F) C -> (R N) F C", F=frames)
+        return out
 
 
 class TemporalModule(nn.Module):
@@ -150,7 +152,7 @@ class TemporalModule(nn.Module):
         Only keys carry positions: which frame a speed belongs to decides who attends to it, not
         what it says. A constant speed thus adds the same to every frame, wherever it is.
         """
-        attention = self.temporal_transformer.transformer_blocks[0].speed_attention
+        attention = self.temporal_transformer.block.speed_attention
         return attention.to_k(_with_positions(features)), attention.to_v(features)
 
     def forward(self, hidden_states: Tensor, num_frames: int, inputs: TemporalInputs) -> Tensor:
@@ -169,6 +171,13 @@ class TemporalTransformer(nn.Module):
         self.transformer_blocks = nn.ModuleList([TemporalBlock(width, config, build)])
         self.proj_out = build.linear(width, width)
 
+    @property
+    def block(self) -> TemporalBlock:
+        """The only block of `transformer_blocks`."""
+        block = self.transformer_blocks[0]
+        assert isinstance(block, TemporalBlock)
+        return block
+
     def prepare(self, motion: Tensor) -> MotionState:
         """Project the motion frames once for all sampling steps.
 
@@ -178,8 +187,9 @@ class TemporalTransformer(nn.Module):
         batch = motion.shape[0]
         frames = self.norm(rearrange(motion, "B n C h w -> (B n) C h w"))
         hidden = self.proj_in(rearrange(frames, "(B n) C h w -> (B h w) n C", B=batch))
-        block = self.transformer_blocks[0]
+        block = self.block
         attention = block.attention_blocks[0]
+        assert isinstance(attention, TemporalAttention)
         normed = attention.pos_encoder(block.norms[0](hidden))
         return MotionState(hidden, attention.project_kv(normed))
 
@@ -195,13 +205,15 @@ class TemporalTransformer(nn.Module):
             (R * F, C, h, w).
         """
         height, width = hidden_states.shape[-2:]
-        block = self.transformer_blocks[0]
+        block = self.block
         frames = rearrange(self.norm(hidden_states), "(R F) C h w -> (R h w) F C", F=num_frames)
         tokens = block.attend_time(self.proj_in(frames), inputs)
         if inputs.speed is not None and not inputs.speed_rows.empty:
             tokens = block.attend_speed(tokens, height * width, inputs)
         tokens = tokens + block.ff(block.ff_norm(tokens))
-        out = rearrange(self.proj_out(tokens), "(R h w) F C -> (R F) C h w", h=height, w=width)
+        out: Tensor = rearrange(
+            self.proj_out(tokens), "(R h w) F C -> (R F) C h w", h=height, w=width
+        )
         return hidden_states + out
 
 

@@ -135,7 +135,8 @@ class TransformerBlock(nn.Module):
         portrait = [repeat(t, "r S C -> (r F) S C", F=frames) for t in seen.laid_out()]
         joined = (torch.cat([key, portrait[0]], dim=1), torch.cat([value, portrait[1]], dim=1))
         change[index] = rearrange(self.attn1(query, joined), "(r F) N C -> r F N C", F=frames)
-        return tokens + rearrange(change, "R F N C -> (R F) N C")
+        joint: Tensor = tokens + rearrange(change, "R F N C -> (R F) N C")
+        return joint
 
 
 def attend_shared(
@@ -156,7 +157,9 @@ def attend_shared(
     change = attention(query, (key, value), bias)
     if bias is not None:
         change = rearrange(change, "(r F) N C -> r (F N) C", F=frames)
-    return rearrange(seen.rows.add(by_row, change), "R (F N) C -> (R F) N C", F=frames)
+    by_row = seen.rows.add(by_row, change)
+    out: Tensor = rearrange(by_row, "R (F N) C -> (R F) N C", F=frames)
+    return out
 
 
 def attend_per_frame(
@@ -171,7 +174,8 @@ def attend_per_frame(
     query = rearrange(norm(seen.rows.select(by_row)), "r F N C -> (r F) N C")
     change = attention(query, (key.flatten(0, 1), value.flatten(0, 1)))
     by_row = seen.rows.add(by_row, rearrange(change, "(r F) N C -> r F N C", F=frames))
-    return rearrange(by_row, "R F N C -> (R F) N C")
+    out: Tensor = rearrange(by_row, "R F N C -> (R F) N C")
+    return out
 
 
 class SpatialTransformer(nn.Module):
@@ -199,21 +203,31 @@ class SpatialTransformer(nn.Module):
             self.proj_out = build.conv(width, width, size=1)
         self.transformer_blocks = nn.ModuleList([block])
 
+    @property
+    def block(self) -> TransformerBlock:
+        """The only block of `transformer_blocks`, unless it is for features only."""
+        block = self.transformer_blocks[0]
+        assert isinstance(block, TransformerBlock)
+        return block
+
     def enter(self, hidden_states: Tensor) -> Tensor:
         """(N, C, h, w) to tokens (N, h * w, C) at the block's entrance."""
-        return rearrange(self.proj_in(self.norm(hidden_states)), "N C h w -> N (h w) C")
+        tokens: Tensor = rearrange(
+            self.proj_in(self.norm(hidden_states)), "N C h w -> N (h w) C"
+        )
+        return tokens
 
     def features(self, tokens: Tensor) -> Tensor:
         """What ReferenceNet gives away: the input of its self-attention (see reference.py)."""
-        out: Tensor = self.transformer_blocks[0].norm1(tokens)
+        out: Tensor = self.transformer_blocks[0].get_submodule("norm1")(tokens)
         return out
 
     def leave(self, hidden_states: Tensor, tokens: Tensor, inputs: SpatialInputs) -> Tensor:
         """From the block's entrance to the exit, added to what came in."""
         height, width = hidden_states.shape[-2:]
-        tokens = self.transformer_blocks[0](tokens, inputs)
-        out = rearrange(tokens, "N (h w) C -> N C h w", h=height, w=width)
-        return hidden_states + self.proj_out(out)
+        picture = rearrange(self.block(tokens, inputs), "N (h w) C -> N C h w", h=height, w=width)
+        out: Tensor = hidden_states + self.proj_out(picture)
+        return out
 
     def forward(self, hidden_states: Tensor, inputs: SpatialInputs) -> Tensor:
         """(R * F, C, h, w) to the same."""
@@ -276,7 +290,8 @@ def hear(normed: Tensor, attention: Attention, seen: Seen) -> Tensor:
         heard = attention(query, (key.flatten(0, 1), value.flatten(0, 1)))
         index = slice(None) if seen.rows.index is None else seen.rows.index
         out[index] = rearrange(heard, "(r F) N C -> r F N C", F=frames)
-    return rearrange(out, "R F N C -> (R F) N C")
+    folded: Tensor = rearrange(out, "R F N C -> (R F) N C")
+    return folded
 
 
 class MaskedAudioTransformer(nn.Module):
@@ -296,7 +311,9 @@ class MaskedAudioTransformer(nn.Module):
 
     def project_audio(self, tokens: Tensor) -> list[KeyValue]:
         """Keys and values of a clip's audio tokens (B, F, T, D) for the three attentions."""
-        return [attention.project_kv(tokens) for attention in self.transformer_blocks[0].attentions]
+        block = self.transformer_blocks[0]
+        assert isinstance(block, MaskedAudioBlock)
+        return [attention.project_kv(tokens) for attention in block.attentions]
 
     def forward(self, hidden_states: Tensor, inputs: SpatialInputs) -> Tensor:
         """(R * F, C, h, w) to the same."""

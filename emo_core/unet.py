@@ -98,8 +98,8 @@ class UNet(nn.Module):
         self.down_blocks = nn.ModuleList()
         for level, spots in enumerate(down_spots(config)):
             last = level == len(widths) - 1
-            sampler = None if last else Downsample(widths[level], build)
-            self.down_blocks.append(Stratum(spots, layers, config, build, sampler))
+            shrink = None if last else Downsample(widths[level], build)
+            self.down_blocks.append(Stratum(spots, layers, config, build, shrink))
         self.mid_block = Stratum([middle_spot(config)], layers, config, build)
         self.mid_block.resnets.append(
             ResnetBlock(widths[-1], widths[-1], config.time_width, config.norm_groups, build)
@@ -107,8 +107,8 @@ class UNet(nn.Module):
         self.up_blocks = nn.ModuleList()
         for index, spots in enumerate(up_spots(config)):
             last = index == len(widths) - 1
-            sampler = None if last else Upsample(spots[0].width, build)
-            self.up_blocks.append(Stratum(spots, layers, config, build, sampler))
+            grow = None if last else Upsample(spots[0].width, build)
+            self.up_blocks.append(Stratum(spots, layers, config, build, grow))
 
     def walk(self, hidden_states: Tensor, time_features: Tensor, visit: Visit) -> Tensor:
         """Take features down, through the middle and up again.
@@ -124,6 +124,7 @@ class UNet(nn.Module):
         """
         skips = [hidden_states]
         for block in self.down_blocks:
+            assert isinstance(block, Stratum)
             for index, resnet in enumerate(block.resnets):
                 hidden_states = visit(block, index, resnet(hidden_states, time_features))
                 skips.append(hidden_states)
@@ -134,6 +135,7 @@ class UNet(nn.Module):
         hidden_states = visit(self.mid_block, 0, before(hidden_states, time_features))
         hidden_states = after(hidden_states, time_features)
         for block in self.up_blocks:
+            assert isinstance(block, Stratum)
             for index, resnet in enumerate(block.resnets):
                 joined = torch.cat([hidden_states, skips.pop()], dim=1)
                 hidden_states = visit(block, index, resnet(joined, time_features))
