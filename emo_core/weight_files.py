@@ -180,7 +180,7 @@ def _open_safetensors(path: Path) -> WeightFile:
     from safetensors import SafetensorError, safe_open
 
     try:
-        file = safe_open(path, "pt")
+        file: Any = safe_open(path, "pt")
         header = dict(file.metadata() or {})
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:

@@ -57,7 +57,7 @@ def test_weights_that_are_no_numbers_are_not_saved(checkpoint: Path, tmp_path: P
     model = weights.load_model(checkpoint).model
     with torch.no_grad():
         next(model.parameters()).fill_(1e6)
-    with pytest.raises(ValueError, match="is not finite in torch.float16"):
+    with pytest.raises(ValueError, match=r"is not finite in torch\.float16"):
         weights.save_checkpoint(tmp_path / "x.safetensors", model)
     with pytest.raises(ValueError, match="give both"):
         weights.save_checkpoint(
@@ -187,7 +187,7 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(
     with pytest.raises(ValueError, match="could run code; it was refused and nothing of it ran"):
         weights.load_model(path)
     path.write_bytes(pickle.dumps(Bomb(mark)))
-    with pytest.raises(ValueError, match="refused|not a whole file"):
+    with pytest.raises(ValueError, match=r"refused|not a whole file"):
         weights.load_model(path)
     assert not mark.exists()
 
@@ -219,7 +219,8 @@ def test_files_that_are_no_weights_are_named(checkpoint: Path, tmp_path: Path) -
 
 def test_a_checkpoint_describes_itself(checkpoint: Path, smallest: EMOConfig) -> None:
     facts = weights.describe_checkpoint(checkpoint)
-    assert (facts["kind"], facts["name"], facts["runs_here"]) == ("EMO checkpoint", "smallest", True)
+    assert (facts["kind"], facts["name"]) == ("EMO checkpoint", "smallest")
+    assert facts["runs_here"]
     assert facts["parameters"] == sum(facts["parameters_of"].values())
     assert facts["speed_buckets"]["centres"] == smallest.speed.centres  # type: ignore[union-attr]
     assert EMOConfig.from_json(json.dumps(facts["config"])) == smallest
