@@ -1,0 +1,153 @@
+"""Reading pictures, and bringing a portrait of any size to the square that a model was made for."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .face import Box
+
+_TOP_BIAS = 0.25
+"""Where the square lies in a tall picture: a quarter of the surplus is above it, for heads are."""
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """A portrait as a model sees it.
+
+    Attributes:
+        picture: (3, S, S), 0..1.
+        box: the face box in it as fractions of its sides, or None where nobody gave one.
+    """
+
+    picture: Tensor
+    box: Box | None
+
+
+def read_picture(path: Path) -> Tensor:
+    """Read any picture that Pillow reads, upright, as RGB.
+
+    Transparency is laid over white, EXIF rotation is applied, 16 bits a channel are kept where
+    Pillow keeps them, and of an animation the first picture is taken.
+
+    Args:
+        path: the file.
+
+    Returns:
+        (3, H, W) float32 in 0..1.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is a folder, no picture, truncated, or holds NaN.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    if path.is_dir():
+        raise ValueError(f"the portrait {path} is a folder; give a picture file")
+    if not path.is_file():
+        raise FileNotFoundError(f"the portrait {path} does not exist; give a picture file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pictures above 89 megapixels, and odd EXIF
+            with Image.open(path) as image:
+                return _to_rgb(ImageOps.exif_transpose(image), path)
+    except UnidentifiedImageError:
+        raise ValueError(
+            f"the portrait {path} is not a picture that Pillow reads; give a PNG or JPEG"
+        ) from None
+    except (Image.DecompressionBombError, OSError, SyntaxError, EOFError) as error:
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise ValueError(
+            f"the portrait {path} cannot be read ({reason}); save it again as PNG or JPEG"
+        ) from None
+
+
+def _to_rgb(image: Any, path: Path) -> Tensor:
+    """A Pillow image of any mode to (3, H, W) in 0..1."""
+    import numpy as np
+    from PIL import Image
+
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = torch.from_numpy(np.asarray(image).astype(np.float32))
+        if not bool(torch.isfinite(values).all()):
+            raise ValueError(f"the portrait {path} holds NaN or infinite values; export it again")
+        top = float(values.max())
+        full = 65535.0 if image.mode != "F" or top > 255 else 255.0 if top > 1 else 1.0
+        return (values / full).clamp(0, 1).expand(3, -1, -1).contiguous()
+    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, layer)
+    pixels = np.array(image.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+
+
+def fit_portrait(picture: Tensor, size: int, face_box: Box | None = None) -> Portrait:
+    """Crop a picture to a square and resize it to what a model was made for.
+
+    The square is as large as the picture allows. It lies around the face box if one is given;
+    else in the middle of a wide picture, and a little above the middle of a tall one.
+
+    Args:
+        picture: (3, H, W), 0..1.
+        size: S, side of the result in pixels.
+        face_box: x, y, width, height in pixels of the picture.
+
+    Raises:
+        ValueError: if the face box has no area or reaches outside the picture.
+    """
+    height, width = picture.shape[-2:]
+    if face_box is not None:
+        check_pixel_box(face_box, width, height)
+    side = min(height, width)
+    left, top = (width - side) / 2, (height - side) * _TOP_BIAS
+    if face_box is not None:
+        x, y, box_width, box_height = face_box
+        left, top = x + box_width / 2 - side / 2, y + box_height / 2 - side / 2
+    column = round(min(max(left, 0), width - side))
+    row = round(min(max(top, 0), height - side))
+    square = picture[:, row : row + side, column : column + side]
+    if side != size:
+        square = functional.interpolate(
+            square[None], (size, size), mode="bicubic", antialias=True, align_corners=False
+        )[0].clamp(0, 1)
+    return Portrait(square.contiguous(), _inside(face_box, column, row, side))
+
+
+def _inside(face_box: Box | None, left: int, top: int, side: int) -> Box | None:
+    """The box as fractions of the square, cut at its edges."""
+    if face_box is None:
+        return None
+    x, y, width, height = face_box
+    first_x, first_y = max(x - left, 0) / side, max(y - top, 0) / side
+    last_x, last_y = min(x + width - left, side) / side, min(y + height - top, side) / side
+    return first_x, first_y, last_x - first_x, last_y - first_y
+
+
+def check_pixel_box(box: Box, width: int, height: int) -> None:
+    """Say what is wrong with a face box in pixels of a picture of this size.
+
+    Raises:
+        ValueError: if it has no area or reaches outside.
+    """
+    x, y, box_width, box_height = box
+    if box_width <= 0 or box_height <= 0:
+        raise ValueError(
+            f"a face box needs a width and a height above 0, got {_text(box)}; it is X,Y,W,H in "
+            "pixels"
+        )
+    if x < 0 or y < 0 or x + box_width > width or y + box_height > height:
+        raise ValueError(
+            f"the face box {_text(box)} (X,Y,W,H in pixels) reaches outside the picture of "
+            f"{width}x{height} pixels; keep X+W within {width} and Y+H within {height}"
+        )
+
+
+def _text(box: Box) -> str:
+    return ",".join(f"{value:g}" for value in box)
