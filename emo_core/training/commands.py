@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from ..audio import num_frames, to_mono_16k
+from ..sound_files import read_sound
+from ..video import FILM_SUFFIXES, VideoWriter
 from .acting import FRAME_RATE, act, drivers, truth
 from .phones import Phone, mouth_track, parse_phones
 from .puppets import face_boxes, make_identity, portrait_controls, render
@@ -24,7 +26,7 @@ from .voices import FLITE_VOICES, SAMPLE_RATE, speak, speak_flite
 logger = logging.getLogger(__name__)
 
 PICTURES = (".png",)
-FILMS = (".mp4", ".mkv", ".mov")
+FILMS = FILM_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ def _recording(args: argparse.Namespace) -> _Recording | None:
     if args.sound is None:
         return None
     phones = read_phones(args.phones)
-    waveform, sample_rate = _read_sound(args.sound)
+    waveform, sample_rate = read_sound(args.sound)
     seconds = waveform.shape[1] / sample_rate
     if phones[-1][1] > seconds + 0.5:
         logger.warning(
@@ -252,32 +254,6 @@ def _finished(path: Path | None) -> Iterator[Any]:
         partial.unlink(missing_ok=True)
 
 
-def _read_sound(path: Path) -> tuple[Tensor, int]:
-    """Read a file's first sound track: (C, T) float32 and its rate."""
-    import av
-
-    if not path.is_file():
-        raise ValueError(f"the sound {path} does not exist or is not a file; check --sound")
-    try:
-        with av.open(str(path)) as file:
-            if not file.streams.audio:
-                raise ValueError(f"{path} has no sound track; give a recording")
-            converter = av.AudioResampler(format="fltp")
-            blocks = [
-                torch.from_numpy(block.to_ndarray())
-                for frame in [*file.decode(audio=0), None]
-                for block in converter.resample(frame)
-            ]
-            rate = int(file.streams.audio[0].rate)
-    except av.FFmpegError as error:
-        raise ValueError(
-            f"{path} is not a sound that can be read; give WAV, FLAC or MP3"
-        ) from error
-    if not blocks:
-        raise ValueError(f"{path} holds no samples; give a recording that is not empty")
-    return torch.cat(blocks, 1).float(), rate
-
-
 def _write_picture(path: Path, picture: Tensor) -> None:
     from PIL import Image
 
@@ -285,23 +261,11 @@ def _write_picture(path: Path, picture: Tensor) -> None:
 
 
 def _write_film(path: Path, pictures: Iterator[Tensor], size: int, recording: _Recording) -> None:
-    """Write H.264 and AAC, both as they come."""
-    import av
-
-    with av.open(str(path), "w") as film:
-        video = film.add_stream("libx264", rate=FRAME_RATE, options={"crf": "12"})
-        video.width = video.height = size
-        video.pix_fmt = "yuv420p"
-        sound = film.add_stream("aac", rate=recording.sample_rate, layout="mono")
+    """Write the puppet and its sound as they come."""
+    sound = (recording.waveform, recording.sample_rate)
+    with VideoWriter(path, FRAME_RATE, (size, size), sound) as film:
         for batch in pictures:
-            for picture in _bytes(batch):
-                film.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        film.mux(video.encode())
-        mono = recording.waveform.mean(0, keepdim=True).contiguous().numpy()
-        block = av.AudioFrame.from_ndarray(mono, format="fltp", layout="mono")
-        block.sample_rate = recording.sample_rate
-        film.mux(sound.encode(block))
-        film.mux(sound.encode())
+            film.write(batch)
 
 
 def _bytes(pictures: Tensor) -> Any:

@@ -164,9 +164,9 @@ def test_a_sound_that_is_none_leaves_the_old_film(tmp_path: Path, said: list[obj
     for sound, sentence in (
         (tmp_path / "text.wav", "not a sound that can be read"),
         (tmp_path / "no.wav", "does not exist"),
-        (tmp_path, "is not a file"),
+        (tmp_path, "is a folder"),
     ):
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises((ValueError, OSError), match=sentence):
             puppet("--seed", 1, "--sound", sound, *said[2:], "-o", output)
     with pytest.raises(SystemExit):
         puppet("--seed", 1, "--say", "hi", *said, "-o", output)
