@@ -1,0 +1,320 @@
+"""The command line: emo animate | info | evaluate | puppet | train.
+
+A mistake of the user ends with one sentence on stderr and exit code 2, Ctrl-C with 130. Everything
+heavy is imported inside the commands, so that help is there at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+_TRAINING = {
+    "puppet": (".training.commands", "add_puppet", "draw a puppet of the training world, still or "
+               "speaking, with its truth"),
+    "train": (".training.train_command", "add_train", "train emo-tiny, stage by stage"),
+}  # fmt: skip
+_PUPPETS_ONLY = (
+    "emo-tiny knows the puppets it was trained on, not photographs; `emo puppet` draws some."
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: words after `emo`; sys.argv's by default.
+
+    Returns:
+        The exit code: 0, 2 for a mistake of the user, 130 for Ctrl-C, 1 for a bug of ours.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    show_trace = "--traceback" in words
+    try:
+        args = _parser(words).parse_args(words)
+        with _notices(args.command):
+            code: int = args.run(args)
+            return code
+    except SystemExit as end:  # argparse: help, or a mistake it has told
+        return end.code if isinstance(end.code, int) else 2
+    except KeyboardInterrupt:
+        return _say("interrupted; nothing was left under the output's name", 130)
+    except (ValueError, OSError, MemoryError) as error:
+        if show_trace:
+            traceback.print_exc()
+        return _say(_sentence(error), 2)
+    except Exception as error:
+        if show_trace:
+            traceback.print_exc()
+        if type(error).__name__ == "OutOfMemoryError":
+            return _say(f"the device ran out of memory ({_sentence(error)}); use --device cpu", 2)
+        return _say(
+            f"{type(error).__name__}: {_sentence(error)}; this is a bug, please report it with the "
+            "output of the same command and --traceback",
+            1,
+        )
+
+
+def _say(sentence: str, code: int) -> int:
+    sys.stderr.write(f"emo: {sentence}\n")
+    return code
+
+
+def _sentence(error: BaseException) -> str:
+    """An error as one line."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for this; take a shorter --duration"
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f": {error.filename}" if error.filename is not None else ""
+        return f"{error.strerror or type(error).__name__}{where}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def _notices(command: str) -> Iterator[None]:
+    """Send what the package logs to stderr; the trainer has a log of its own."""
+    logger = logging.getLogger("emo_core")
+    if command == "train":
+        yield
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of all commands; the trainer's are imported only when one of them is called."""
+    parser = _Parser(
+        prog="emo",
+        allow_abbrev=False,
+        description="One portrait and one recording become a video of that person speaking: EMO "
+        f"(Tian et al., ECCV 2024). {_PUPPETS_ONLY}",
+    )
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_animate(commands)
+    _add_info(commands)
+    _add_evaluate(commands)
+    wanted = next((word for word in words if not word.startswith("-")), "")
+    for name, (module, add, summary) in _TRAINING.items():
+        if name == wanted:
+            _training_command(name, module, add)(commands)
+        else:
+            commands.add_parser(name, help=summary)
+    for command in commands.choices.values():
+        command.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+def _training_command(name: str, module: str, add: str) -> Callable[[Any], None]:
+    try:
+        loaded = import_module(module, __package__)
+    except ModuleNotFoundError as error:
+        if ".training" not in (error.name or ""):
+            raise OSError(
+                f"emo {name} needs the package {error.name}, which is not installed; run: "
+                'pip install "emo-portrait[train]"'
+            ) from None
+        raise OSError(
+            f"emo {name} belongs to the trainer (emo_core/training), which this installation "
+            "leaves out; run it from a checkout of the repository"
+        ) from None
+    command: Callable[[Any], None] = getattr(loaded, add)
+    return command
+
+
+def _add_animate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "animate",
+        allow_abbrev=False,
+        help="let the person of a portrait speak a sound",
+        description="Let the person of a portrait speak or sing a sound. The film has "
+        f"ceil(samples * fps / rate) frames and the given sound. {_PUPPETS_ONLY}",
+    )
+    add = parser.add_argument
+    add("portrait", type=Path, metavar="PORTRAIT",
+        help="any picture Pillow reads; cropped to a square around the face box, or the middle")
+    add("sound", type=Path, metavar="SOUND", help="any sound or film PyAV reads")
+    add("-o", "--output", type=Path, required=True, metavar="VIDEO",
+        help="film to write: .mp4, .mov or .mkv (H.264 and AAC)")
+    add("--model", default="emo-tiny", metavar="M",
+        help="emo-tiny, or a .safetensors checkpoint (default emo-tiny)")
+    add("--seed", type=int, default=0, metavar="N",
+        help="of the noise, 0 to 2^64-1; the same seed gives the same film (default 0)")
+    add("--steps", type=int, metavar="N",
+        help="sampling steps of a clip, 1 to 1000 (default: the model's own; emo-tiny's is 6)")
+    add("--cfg", type=float, metavar="X",
+        help="guidance scale, 0 to 30; 1 is none and twice as fast (default: the model's own)")
+    add("--audio-cfg", type=float, metavar="X",
+        help="guidance scale of the sound alone, 0 to 30; --cfg is then that of the rest "
+        "(default: one scale for all)")
+    add("--solver", choices=("ddim", "dpmpp_2m"), default="ddim",
+        help="ddim, or dpmpp_2m for fewer steps (default ddim)")
+    add("--speed", metavar="SPEC",
+        help="head speed in degrees per frame at 30 fps, 0 to 10 (0.1 to 1.5 looks natural): a "
+        'number, keyframes in seconds "0:0.2,50:1.1", or "sound" for its rhythm and loudness '
+        "(default: left to the model)")
+    add("--face-box", type=_box, metavar="X,Y,W,H",
+        help="where the face is, in pixels of the upright picture; the head moves within it, so a "
+        "larger box gives more motion (default: the usual place of a portrait)")
+    add("--start", type=float, default=0.0, metavar="S",
+        help="seconds of the sound to skip, 0 or more (default 0)")
+    add("--duration", type=float, metavar="S",
+        help="seconds of the sound to take, above 0 (default: all)")
+    add("--device", default="auto", metavar="D",
+        help="auto, cpu, cuda, cuda:1, mps (default auto: cuda where there is one, else cpu)")
+    add("--json", action="store_true", help="report on stdout as JSON")
+    add("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(run=_run_animate)  # fmt: skip
+
+
+def _box(text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != 4:
+        raise argparse.ArgumentTypeError(
+            f"expected four numbers X,Y,W,H in pixels such as 120,80,200,220, got {text!r}"
+        )
+    return values
+
+
+def _run_animate(args: argparse.Namespace) -> int:
+    from .animate import AnimateRequest, animate
+
+    request = AnimateRequest(
+        portrait=args.portrait, sound=args.sound, output=args.output, model=args.model,
+        seed=args.seed, steps=args.steps, cfg=args.cfg, audio_cfg=args.audio_cfg,
+        solver=args.solver, speed=args.speed, face_box=args.face_box, start=args.start,
+        duration=args.duration, device=args.device,
+    )  # fmt: skip
+    began = time.monotonic()
+    with _progress(args.quiet) as progress:
+        report = animate(request, progress)
+    seconds = time.monotonic() - began
+    if args.json:
+        _write_json({**asdict(report), "seconds": round(seconds, 2)})
+    else:
+        sys.stdout.write(
+            f"{report.output}: {report.frames} frames ({report.frames / report.fps:.2f} s), seed "
+            f"{report.seed}, made in {seconds:.1f} s\n"
+        )
+    return 0
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar over the steps of all clips, from the first step on."""
+    from tqdm import tqdm  # type: ignore[import-untyped]  # comes with transformers
+
+    bar: Any = None
+
+    def advance(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=total, unit="step", disable=quiet, ascii=True, file=sys.stderr)
+        bar.update(done - bar.n)
+
+    try:
+        yield advance
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def _add_info(commands: Any) -> None:
+    parser = commands.add_parser(
+        "info",
+        help="what a checkpoint is",
+        description="Say what a weight file is: kind, parameters, frame rate, speed buckets, how "
+        "it was trained. Files of other projects are recognised by their tensors.",
+    )
+    parser.add_argument("file", nargs="?", default="emo-tiny", metavar="FILE",
+                        help="a .safetensors file (default: the embedded emo-tiny)")
+    parser.add_argument("--json", action="store_true", help="everything on stdout as JSON")
+    parser.set_defaults(run=_run_info)  # fmt: skip
+
+
+def _run_info(args: argparse.Namespace) -> int:
+    from .weights import describe_checkpoint
+
+    facts = describe_checkpoint(args.file)
+    if args.json:
+        _write_json(facts)
+        return 0
+    for name, value in facts.items():
+        if name != "config":
+            sys.stdout.write(f"{name.replace('_', ' '):<16} {_flat(value)}\n")
+    return 0
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_flat(part)}" for name, part in value.items())
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        allow_abbrev=False,
+        help="measure a film: lip sync, head speed, identity, joins, drift",
+        description="Measure a film of a puppet. The mouth is compared with the truth (Pearson r, "
+        "best lag in frames), or, without a truth, with the loudness of the sound, which is a "
+        "proxy; head speed is in degrees per frame at 30 fps.",
+    )
+    add = parser.add_argument
+    add("video", type=Path, metavar="VIDEO", help="the film")
+    add("--portrait", type=Path, required=True, metavar="P", help="picture it was made from")
+    add("--sound", type=Path, required=True, metavar="S", help="sound it was made from")
+    add("--truth", type=Path, metavar="T", help="truth.json of emo puppet --truth")
+    add("--json", action="store_true", help="figures on stdout as JSON")
+    parser.set_defaults(run=_run_evaluate)
+
+
+def _run_evaluate(args: argparse.Namespace) -> int:
+    from .evaluation import evaluate_file, format_report
+
+    figures = evaluate_file(args.video, args.portrait, args.sound, args.truth)
+    if args.json:
+        _write_json(figures)
+    else:
+        sys.stdout.write(format_report(figures) + "\n")
+    return 0
+
+
+def _write_json(values: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(values, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

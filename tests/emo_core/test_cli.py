@@ -1,0 +1,255 @@
+"""The command line: one sentence and exit code 2 for every mistake, and never a broken film."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from emo_core import cli
+from emo_core.sampling import SOLVERS
+from emo_core.video import read_video
+
+Emo = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def emo(capsys: pytest.CaptureFixture[str]) -> Emo:
+    """Run `emo`; gives the exit code, stdout and stderr."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        code = cli.main([str(word) for word in words])
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return run
+
+
+@pytest.fixture
+def plain(checkpoint: Path, portrait: Path, sound: Path, tmp_path: Path) -> dict[str, object]:
+    """Words of a command that works."""
+    return {"portrait": portrait, "sound": sound, "-o": tmp_path / "film.mp4",
+            "--model": checkpoint, "--device": "cpu"}  # fmt: skip
+
+
+def words(plain: dict[str, object], **changes: object) -> list[object]:
+    """`emo animate` with changes: portrait, sound, output, or options by their names."""
+    given = dict(plain)
+    for name, value in changes.items():
+        key = {"output": "-o", "portrait": "portrait", "sound": "sound"}.get(
+            name, "--" + name.replace("_", "-")
+        )
+        given[key] = value
+    options = [f"{name}={value}" if name.startswith("--") else value
+               for name, value in given.items() if name.startswith("--")]  # fmt: skip
+    return ["animate", given["portrait"], given["sound"], "-o", given["-o"], *options]
+
+
+def test_animate_makes_a_film_and_says_so(emo: Emo, plain: dict[str, object]) -> None:
+    code, out, err = emo(*words(plain, seed=5))
+    assert code == 0
+    assert out.startswith(f"{plain['-o']}: 11 frames (0.44 s), seed 5, made in ")
+    assert "no face box was given" in err
+    assert "6/6" in err
+    assert "Traceback" not in err
+    assert len(read_video(Path(str(plain["-o"])))[0]) == 11
+
+
+def test_animate_reports_as_json(emo: Emo, plain: dict[str, object]) -> None:
+    code, out, err = emo(*words(plain, face_box="4,4,20,20", speed="0:0.2,1:0.9"), "--json",
+                         "--quiet")  # fmt: skip
+    report = json.loads(out)
+    assert code == 0
+    assert (report["frames"], report["fps"], report["clips"], report["cfg"]) == (11, 25, 3, 2.0)
+    assert err.count("\n") == 1
+
+
+BAD = [
+    ({"portrait": "no.png"}, "the portrait .*no.png does not exist"),
+    ({"portrait": "text.txt"}, "is not a picture"),
+    ({"portrait": "half.png"}, "cannot be read"),
+    ({"portrait": "."}, "is a folder"),
+    ({"sound": "no.wav"}, "the sound .*no.wav does not exist"),
+    ({"sound": "text.txt"}, "can be read|no sound track"),
+    ({"sound": "half.wav"}, "is truncated"),
+    ({"sound": "empty.wav"}, "holds no samples|can be read"),
+    ({"sound": "zero.wav"}, "is an empty file"),
+    ({"sound": "."}, "is a folder"),
+    ({"sound": "nan.wav"}, "NaN or infinite"),
+    ({"sound": "half.png"}, "no sound track|can be read"),
+    ({"model": "no.safetensors"}, "does not exist"),
+    ({"model": "sd15.safetensors"}, "is a Stable Diffusion checkpoint and not an EMO"),
+    ({"model": "lora.safetensors"}, "is a LoRA and not an EMO"),
+    ({"model": "half.safetensors"}, "truncated"),
+    ({"model": "bomb.pth"}, "nothing of it ran"),
+    ({"speed": "fast"}, "speed 'fast' is not understood; write a number"),
+    ({"speed": "0:0.2;50:1.1"}, "is not understood"),
+    ({"speed": "3:0.2,1:0.3"}, "rising times"),
+    ({"speed": "-1"}, "speed must be 0 to 10"),
+    ({"speed": "nan"}, "speed must be 0 to 10"),
+    ({"face_box": "1,2,3"}, "four numbers X,Y,W,H"),
+    ({"face_box": "a,b,c,d"}, "four numbers X,Y,W,H"),
+    ({"face_box": "40,0,20,10"}, "reaches outside the picture of 48x40 pixels"),
+    ({"face_box": "-1,0,20,10"}, "reaches outside"),
+    ({"face_box": "1,1,0,10"}, "above 0"),
+    ({"face_box": "nan,1,5,10"}, "not finite"),
+    ({"steps": 0}, "steps must be 1 to 1000, got 0"),
+    ({"steps": 1001}, "steps must be 1 to 1000"),
+    ({"steps": "x"}, "invalid int"),
+    ({"cfg": "-1"}, "cfg must be 0 to 30"),
+    ({"cfg": "nan"}, "cfg must be 0 to 30"),
+    ({"audio_cfg": "99"}, "audio cfg must be 0 to 30"),
+    ({"seed": -1}, "seed must be 0"),
+    ({"seed": 1 << 64}, "seed must be 0"),
+    ({"solver": "euler"}, "invalid choice"),
+    ({"duration": 0}, "duration must be above 0 s"),
+    ({"duration": "-2"}, "duration must be above 0 s"),
+    ({"duration": "nan"}, "duration must be above 0 s"),
+    ({"duration": "1e-9"}, "at least one sample"),
+    ({"start": "-1"}, "start must be 0 s or later"),
+    ({"start": 7}, r"start must lie before the end of the sound \(0.41 s\)"),
+    ({"device": "warp"}, "device 'warp' is unknown"),
+    ({"device": "cuda:77"}, "does not exist on this machine"),
+    ({"output": "film.avi"}, "ends in .mp4, .mov, .mkv, got the ending .avi"),
+    ({"output": "film"}, "got no ending"),
+    ({"output": "no/film.mp4"}, "does not exist"),
+    ({"output": "dir.mp4"}, "is a folder"),
+    ({"sound": "old.mp4", "output": "old.mp4"}, "would replace its own sound"),
+]
+
+
+@pytest.fixture
+def wrong_files(checkpoint: Path, sound: Path, tmp_path: Path) -> Path:
+    """A folder of files that are not what they should be."""
+    (tmp_path / "text.txt").write_text("neither picture nor sound")
+    Image.effect_noise((64, 64), 80).save(tmp_path / "half.png")
+    for name, whole in (("half.png", tmp_path / "half.png"), ("half.wav", sound),
+                        ("half.safetensors", checkpoint)):  # fmt: skip
+        content = whole.read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+    head = bytearray(sound.read_bytes()[:44])
+    head[40:44] = bytes(4)
+    (tmp_path / "empty.wav").write_bytes(head)
+    (tmp_path / "zero.wav").write_bytes(b"")
+    head[20:22], head[32:36] = b"\x03\x00", b"\x04\x00\x20\x00"
+    head[40:44] = (4000).to_bytes(4, "little")
+    (tmp_path / "nan.wav").write_bytes(bytes(head) + np.full(1000, np.inf, "<f4").tobytes())
+    save_file({"lora_unet.lora_down.weight": torch.zeros(1)}, tmp_path / "lora.safetensors")
+    save_file({"model.diffusion_model.x": torch.zeros(1)}, tmp_path / "sd15.safetensors")
+    torch.save({"x": torch.zeros(1), "y": Path("code")}, tmp_path / "bomb.pth")
+    (tmp_path / "dir.mp4").mkdir()
+    (tmp_path / "film.mp4").write_bytes(b"old")
+    (tmp_path / "old.mp4").write_bytes(b"old")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("changes", "sentence"), BAD, ids=[str(bad) for bad, _ in BAD])
+def test_a_mistake_gives_one_sentence_and_no_film(
+    emo: Emo,
+    plain: dict[str, object],
+    wrong_files: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, object],
+    sentence: str,
+) -> None:
+    import re
+
+    monkeypatch.chdir(wrong_files)
+    before = {path.name: path.stat().st_size for path in wrong_files.iterdir()}
+    code, out, err = emo(*words(plain, **changes))
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("emo")
+    assert re.search(sentence, err)
+    assert {path.name: path.stat().st_size for path in wrong_files.iterdir()} == before
+
+
+def test_ctrl_c_ends_with_130(
+    emo: Emo, plain: dict[str, object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from emo_core import animate
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(animate, "read_picture", interrupted)
+    code, _, err = emo(*words(plain))
+    assert code == 130
+    assert err == "emo: interrupted; nothing was left under the output's name\n"
+    assert not (tmp_path / "film.mp4").exists()
+
+
+def test_a_bug_is_called_one(
+    emo: Emo, plain: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from emo_core import animate
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr(animate, "read_picture", broken)
+    code, _, err = emo(*words(plain))
+    assert code == 1
+    assert err.startswith("emo: RuntimeError: two lines; this is a bug")
+    assert err.count("\n") == 1
+    assert "Traceback" in emo("--traceback", *words(plain))[2]
+    assert "Traceback" in emo(*words(plain), "--traceback")[2]
+
+
+def test_help_names_units_and_ranges(emo: Emo) -> None:
+    code, out, _ = emo("animate", "--help")
+    assert code == 0
+    for part in ("degrees per frame", "1 to 1000", "pixels", "seconds", "0 to 30", "puppets"):
+        assert part in " ".join(out.split())
+    assert all(name in out for name in SOLVERS)
+    listing = emo("--help")[1]
+    assert all(name in listing for name in ("animate", "info", "evaluate", "puppet", "train"))
+
+
+def test_missing_and_unknown_words_are_mistakes(emo: Emo) -> None:
+    for wrong in ((), ("sing",), ("animate",), ("animate", "--sed", "1"), ("info", "a", "b")):
+        code, _, err = emo(*wrong)
+        assert (code, err.count("\n")) == (2, 1)
+
+
+def test_info_describes_a_checkpoint(emo: Emo, checkpoint: Path, tmp_path: Path) -> None:
+    code, out, _ = emo("info", checkpoint)
+    assert code == 0
+    for part in ("EMO checkpoint", "smallest", "frame rate", "25", "centres", "data_seed"):
+        assert part in out
+    assert json.loads(emo("info", checkpoint, "--json")[1])["config"]["picture_size"] == 32
+    save_file({"lora_unet.lora_down.weight": torch.zeros(1)}, tmp_path / "x.safetensors")
+    assert "LoRA" in emo("info", tmp_path / "x.safetensors")[1]
+    assert emo("info", tmp_path / "no.safetensors")[0] == 2
+
+
+def test_puppets_are_drawn_and_their_films_measured(emo: Emo, tmp_path: Path, sound: Path) -> None:
+    assert emo("puppet", "--seed", 1000001, "-o", tmp_path / "p.png")[0] == 0
+    (tmp_path / "s.tsv").write_text("0.0\t0.1\tpau\n0.1\t0.41\tAA\n")
+    made = emo("puppet", "--seed", 1000001, "--sound", sound, "--phones", tmp_path / "s.tsv",
+               "-o", tmp_path / "f.mp4", "--truth", tmp_path / "t.json")  # fmt: skip
+    assert made[0] == 0
+    code, _, err = emo("puppet", "--seed", -1, "-o", tmp_path / "q.png")
+    assert (code, err.count("\n")) == (2, 1)
+    code, _, err = emo("evaluate", tmp_path / "no.mp4", "--portrait", tmp_path / "p.png",
+                       "--sound", sound)  # fmt: skip
+    assert (code, err.count("\n")) == (2, 1)
+    assert "does not exist" in err
+
+
+def test_the_trainer_is_told_to_be_elsewhere(emo: Emo, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str, _package: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=f"emo_core{name}")
+
+    monkeypatch.setattr(cli, "import_module", missing)
+    code, _, err = emo("puppet", "--seed", 1, "-o", "p.png")
+    assert code == 2
+    assert "belongs to the trainer" in err
+    assert emo("info", "--help")[0] == 0
