@@ -29,10 +29,27 @@ from .weights import Checkpoint, find_checkpoint, load_model
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
-"""Called after every sampling step with the steps done and the steps of the whole film."""
-
 MAX_CFG = 30.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far the work is, after a sampling step.
+
+    Attributes:
+        done: steps done, of all clips.
+        total: steps of the whole film.
+        clip: the clip at work, 1 for the first.
+        clips: clips of the film.
+    """
+
+    done: int
+    total: int
+    clip: int
+    clips: int
+
+
+Progress = Callable[[Step], None]
 
 
 @dataclass(frozen=True)
@@ -327,7 +344,7 @@ def _latents(
         nonlocal done
         done += 1
         if progress is not None:
-            progress(done, total)
+            progress(Step(done, total, -(-done // report.steps), report.clips))
 
     sample = make_sampler(
         checkpoint.model.denoising_unet,

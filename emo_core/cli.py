@@ -228,17 +228,18 @@ def _run_animate(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[int, int], None]]:
+def _progress(quiet: bool) -> Iterator[Callable[[Any], None]]:
     """A bar over the steps of all clips, from the first step on."""
     from tqdm import tqdm  # type: ignore[import-untyped]  # comes with transformers
 
     bar: Any = None
 
-    def advance(done: int, total: int) -> None:
+    def advance(step: Any) -> None:
         nonlocal bar
         if bar is None:
-            bar = tqdm(total=total, unit="step", disable=quiet, ascii=True, file=sys.stderr)
-        bar.update(done - bar.n)
+            bar = tqdm(total=step.total, unit="step", disable=quiet, ascii=True, file=sys.stderr)
+        bar.set_description(f"clip {step.clip}/{step.clips}", refresh=False)
+        bar.update(step.done - bar.n)
 
     try:
         yield advance

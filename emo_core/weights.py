@@ -197,6 +197,9 @@ def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> No
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         save_file(tensors, partial, header)
+        mask = os.umask(0)  # the only way to read it; safetensors lets nobody else read the file
+        os.umask(mask)
+        partial.chmod(0o666 & ~mask)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

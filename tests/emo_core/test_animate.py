@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from emo_core.animate import AnimateRequest, animate, find_device
+from emo_core.animate import AnimateRequest, Step, animate, find_device
 from emo_core.rhythm import FASTEST, SLOWEST, speed_from_sound
 from emo_core.video import read_sound, read_video
 
@@ -165,21 +165,21 @@ def test_progress_counts_all_steps_and_may_stop_the_work(
     output = tmp_path / "film.mp4"
     output.write_bytes(b"old")
     request = AnimateRequest(portrait, sound, output, str(checkpoint), device="cpu")
-    seen: list[tuple[int, int]] = []
+    seen: list[Step] = []
 
-    def stop(done: int, total: int) -> None:
-        seen.append((done, total))
-        if done == 4:
+    def stop(step: Step) -> None:
+        seen.append(step)
+        if step.done == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         animate(request, stop)
-    assert seen == [(i, 6) for i in (1, 2, 3, 4)]
+    assert seen == [Step(1, 6, 1, 3), Step(2, 6, 1, 3), Step(3, 6, 2, 3), Step(4, 6, 2, 3)]
     assert output.read_bytes() == b"old"
     assert {path.name for path in tmp_path.iterdir()} == {"film.mp4", "portrait.png", "sound.wav"}
     seen.clear()
-    animate(request, lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (6, 6)
+    animate(request, seen.append)
+    assert seen[-1] == Step(6, 6, 3, 3)
 
 
 def test_devices_have_names() -> None:

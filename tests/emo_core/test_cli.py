@@ -57,6 +57,7 @@ def test_animate_makes_a_film_and_says_so(emo: Emo, plain: dict[str, object]) ->
     assert out.startswith(f"{plain['-o']}: 11 frames (0.44 s), seed 5, made in ")
     assert "no face box was given" in err
     assert "6/6" in err
+    assert "clip 3/3" in err
     assert "Traceback" not in err
     assert len(read_video(Path(str(plain["-o"])))[0]) == 11
 

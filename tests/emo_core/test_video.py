@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import wave
 from collections.abc import Callable
 from fractions import Fraction
@@ -153,6 +152,7 @@ def test_a_failed_film_leaves_the_old_one(tmp_path: Path) -> None:
 
 def write_noise(path: Path, most_bytes: int) -> None:
     """Write a film while no file may grow beyond a size: writing fails as on a full disk."""
+    resource = pytest.importorskip("resource")
     noise = torch.rand(50, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
