@@ -9,15 +9,13 @@ ten times as many mouths as a batch of clips.
 
 from __future__ import annotations
 
-
 from typing import Literal
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional
 
-from ..attention import Rows
+from ..attention import RelativePositions, Rows
 from ..config import EMOConfig
 from ..denoiser import Audience
 from ..face import region_mask
@@ -82,7 +80,8 @@ class FilmStage(Stage):
         frames = slice(first, first + self.num_frames)
         around = slice(first, first + self.num_frames + 2 * window)
         before = torch.arange(first - past, first)
-        is_first = bool((before < 0).any()) or float(torch.rand((), generator=generator)) < _FIRST_CLIP
+        luck = float(torch.rand((), generator=generator))
+        is_first = bool((before < 0).any()) or luck < _FIRST_CLIP
         return {
             "portrait": pieces.portraits[piece, below(pieces.portraits.shape[1])].float(),
             "frames": pieces.frames[piece, frames].float(),
@@ -205,13 +204,12 @@ def initialise(model: EMO, generator_seed: int) -> None:
     in the order in which they should be learned.
     """
     torch.manual_seed(generator_seed)
-    scales = (1.0, 2.0, 4.0, 100.0)
+    scales = [(1.0, 2.0, 4.0, 100.0)[head % 4] for head in range(model.config.unet.num_heads)]
     # Children first: a table of positions would else forget its start by its own layer's reset.
     for module in reversed(list(model.modules())):
-        reset = getattr(module, "reset_parameters", None)
-        if reset is not None and type(module).__name__ == "RelativePositions":
-            reset(tuple(scales[i % len(scales)] for i in range(module.table.weight.shape[1])))
-        elif reset is not None:
+        if isinstance(module, RelativePositions):
+            module.reset_parameters(tuple(scales))
+        elif callable(reset := getattr(module, "reset_parameters", None)):
             reset()
     with torch.no_grad():
         for path, parameter in model.named_parameters():

@@ -10,6 +10,7 @@
     speed      stage 3: temporal modules and speed layers
     decoder    the autoencoder's decoder alone, for sharper pictures
     pack       everything into one checkpoint
+    report     the behaviour table of a checkpoint
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 import torch
 from einops import rearrange
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import tiny
 from ..model import EMO
@@ -74,14 +75,16 @@ def add_train(subparsers: Any) -> None:
     parser.add_argument("--minutes", type=float, help="minutes of training, resumptions included")
     parser.add_argument("--steps", type=int, help="steps of training, resumptions included")
     parser.add_argument("--count", type=int,
-                        help="voices: utterances (default 2600); films: puppets (default 2600)")
+                        help="voices: utterances (2600); films: puppets (2600); report: films (24)")
     parser.add_argument("--first", type=int, default=0, help="films: seed of the first puppet")
     parser.add_argument("--sound-only", action="store_true",
                         help="films: only the sound features, after a new audio encoder")
     parser.add_argument("--seed", type=int, default=0, help="of weights, data order and noise")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
-    parser.add_argument("-o", "--output", type=Path, help="pack: the checkpoint to write")
+    parser.add_argument("-o", "--output", type=Path,
+                        help="pack: the checkpoint to write; report: the Markdown file")
+    parser.add_argument("--model", default="emo-tiny", help="report: name or file of a checkpoint")
     parser.set_defaults(run=run_train)
 
 
@@ -112,8 +115,17 @@ def _attend(
     if bias is not None:
         by_head = rearrange(scores, "(B H) N S -> B H N S", H=num_heads)
         scores = (by_head + bias.to(scores.dtype)).flatten(0, 1)
-    out = torch.bmm(scores.softmax(dim=-1), value)
-    return rearrange(out, "(B H) N d -> B N (H d)", H=num_heads)
+    out: Tensor = rearrange(
+        torch.bmm(scores.softmax(dim=-1), value), "(B H) N d -> B N (H d)", H=num_heads
+    )
+    return out
+
+
+def _channels_last(module: nn.Module) -> None:
+    """Lay out kernels as the convolutions of a CPU like them; changes the module in place."""
+    for parameter in module.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
 def _settings(args: argparse.Namespace, name: str) -> TrainSettings:
@@ -139,8 +151,8 @@ def _vae(args: argparse.Namespace) -> None:
     from .stages import VAEStage
 
     tune = args.stage == "decoder"
-    layout = torch.channels_last
-    vae = AutoencoderKL(VAEConfig.tiny(), operations=fast_norm.operations).to(memory_format=layout)
+    vae = AutoencoderKL(VAEConfig.tiny(), operations=fast_norm.operations)
+    _channels_last(vae)
     if tune:
         vae.load_state_dict(load_vae(args.work / "vae.safetensors").state_dict())
     pool = FramePool(args.seed, first=64, fresh_every=4)
@@ -160,7 +172,7 @@ def _listening(args: argparse.Namespace) -> None:
     utterances = load_utterances(args.work / "voices.safetensors")
     plan = ListeningPlan(tiny_logmel(), args.steps or 4000, args.seed, 64, (2, 4), 2e-3)
     encoder, _, report = train_listening(utterances, plan, args.work / "listening.jsonl")
-    save_listening(args.work / "listening.safetensors", encoder, plan, report)
+    save_listening(args.work / "listening.safetensors", encoder, plan, {**report})
 
 
 def _meters(args: argparse.Namespace) -> None:
@@ -176,10 +188,9 @@ def _films(args: argparse.Namespace) -> None:
 
     vae = load_vae(args.work / "vae.safetensors").to(args.device)
     encoder, _ = load_listening(args.work / "listening.safetensors")
-    films = PuppetFilms(
-        load_utterances(args.work / "voices.safetensors"),
-        vae.to(memory_format=torch.channels_last), encoder, tiny().audio.window,
-    )
+    _channels_last(vae)
+    utterances = load_utterances(args.work / "voices.safetensors")
+    films = PuppetFilms(utterances, vae, encoder, tiny().audio.window)
     folder = args.work / "films"
     folder.mkdir(exist_ok=True)
     for first in range(args.first, args.first + (args.count or 2600), _SHARD):
@@ -198,6 +209,7 @@ def _film_stage(args: argparse.Namespace) -> None:
 
     name, recipe = args.stage, RECIPES[args.stage]
     model = EMO(tiny(), operations=operations())
+    _channels_last(model)
     before = _BEFORE[name]
     if before is None:
         initialise(model, args.seed)
@@ -222,9 +234,24 @@ def _record(trainer: Trainer, measured: dict[str, float]) -> dict[str, str]:
 
 
 def _pack(args: argparse.Namespace) -> None:
-    from .packing import pack
+    from .release import pack
 
-    pack(args.work, args.output)
+    pack(args.work, args.output or args.work / "emo-tiny.safetensors")
+
+
+def _report(args: argparse.Namespace) -> None:
+    from .release import measure
+    from .speech import FLITE_VOICES, HELD_OUT_VOICES, make_utterances, save_utterances
+
+    voices = {"espeak": HELD_OUT_VOICES, "flite": FLITE_VOICES}
+    files = {name: args.work / f"voices-{name}.safetensors" for name in voices}
+    for name, path in files.items():
+        if not path.exists():
+            save_utterances(path, make_utterances(36, 1, voices[name], "test"))
+    table = measure(args.model, files, args.count or 24)
+    output = args.output or args.work / "report.md"
+    output.write_text(table["markdown"], encoding="utf-8")
+    output.with_suffix(".json").write_text(json.dumps(table), encoding="utf-8")
 
 
 STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
@@ -238,4 +265,5 @@ STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     "speed": _film_stage,
     "decoder": _vae,
     "pack": _pack,
+    "report": _report,
 }

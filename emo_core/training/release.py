@@ -1,0 +1,148 @@
+"""The end of training: everything into one checkpoint, and the checkpoint against the table."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..audio import encode_sound, num_frames
+from ..clips import ClipPlan, plan_clips
+from ..config import tiny
+from ..denoiser import Clip
+from ..face import CENTRED_PRIOR, WHOLE_PICTURE, Box, expand_box, region_mask
+from ..generate import Film, generate
+from ..model import EMO
+from ..sampling import Guidance, make_sampler
+from ..speed import speed_curve
+from ..vae import load_vae
+from ..weights import Checkpoint, load_model, save_checkpoint
+from .bench import ReportSettings
+from .listening import load_listening
+from .meters import PuppetMeter, load_meter
+from .report import behaviour_table
+from .speech import SAMPLE_RATE, load_utterances
+
+_NETWORKS = ("speed", "video", "images")
+_VAES = ("decoder", "vae")
+
+
+def pack(work: Path, output: Path) -> None:
+    """Put the last network, VAE and audio encoder of a work folder into one checkpoint.
+
+    Raises:
+        FileNotFoundError: if a part was not trained yet.
+    """
+    network, vae = _latest(work, _NETWORKS), _latest(work, _VAES)
+    model = EMO(tiny())
+    model.load_state_dict(load_file(network))
+    encoder, encoder_config = load_listening(work / "listening.safetensors")
+    stages = {
+        name: _training_record(work / f"{name}.safetensors")
+        for name in ("vae", "listening", "images", "video", "speed", "decoder")
+        if (work / f"{name}.safetensors").exists()
+    }
+    record = {"data": "puppets 0..999999", "stages": stages}
+    save_checkpoint(output, model, load_vae(vae), encoder, encoder_config, record)
+
+
+def measure(checkpoint: Path | str, voices: dict[str, Path], films: int) -> dict[str, Any]:
+    """Measure a checkpoint on unseen puppets and voices: the behaviour table.
+
+    Args:
+        checkpoint: file or name of a model.
+        voices: "espeak" and "flite": files of test utterances.
+        films: films of each synthesiser; the other rows take as many as that allows.
+    """
+    loaded, meter = load_model(checkpoint), load_meter()
+    settings = ReportSettings(
+        num_films=films, num_controlled=max(2, films // 3), num_silent=max(2, films // 4),
+        num_long=max(1, films // 12), clip_length=loaded.config.temporal.num_frames,
+    )
+    utterances = {name: load_utterances(path) for name, path in voices.items()}
+    animator = PuppetAnimator(loaded, meter)
+    return behaviour_table(animator, meter, animator.round_trip, utterances, settings)
+
+
+class PuppetAnimator:
+    """A checkpoint as the table wants it: portrait and sound in, frames out, all in memory.
+
+    Args:
+        checkpoint: the model, with its VAE and audio encoder.
+        meter: finds the face box of the portrait.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, meter: PuppetMeter) -> None:
+        if checkpoint.vae is None or checkpoint.audio_encoder is None:
+            raise ValueError("the table needs a checkpoint with its own VAE and audio encoder")
+        self.checkpoint, self.meter = checkpoint, meter
+        self.vae, self.encoder = checkpoint.vae, checkpoint.audio_encoder
+        sampling = checkpoint.config.sampling
+        self._sample = make_sampler(
+            checkpoint.model.denoising_unet, sampling.num_inference_steps,
+            Guidance(sampling.guidance_scale),
+        )
+
+    @torch.inference_mode()
+    def __call__(
+        self, portrait: Tensor, waveform: Tensor, speed: float | None = None,
+        region_scale: float = 1.0, seed: int = 0,
+    ) -> Tensor:
+        """Make a film; see bench.Animate."""
+        config = self.checkpoint.config
+        count = num_frames(len(waveform), SAMPLE_RATE, config.frame_rate)
+        heard = encode_sound(self.encoder, waveform, count, config.frame_rate)
+        region = region_mask(
+            self._box(portrait, region_scale), config.picture_size, config.picture_size
+        )
+        film = Film(
+            portrait=self.vae.encode(portrait[None] * 2 - 1),
+            audio=heard.features,
+            region=region,
+            speed=None if speed is None else speed_curve(speed, count, config.frame_rate),
+            seed=seed,
+        )
+
+        def sample(clip: Clip, noise: Tensor, _: ClipPlan) -> Tensor:
+            return self._sample(clip, noise)
+
+        plans = plan_clips(count, config.temporal.num_frames)
+        clips = generate(self.checkpoint.model, film, plans, sample)
+        return torch.cat([self._decode(latents) for latents in clips])
+
+    @torch.inference_mode()
+    def round_trip(self, frames: Tensor) -> Tensor:
+        """Frames (F, 3, H, W), 0..1, through the VAE."""
+        parts = [
+            self._decode(self.vae.encode(part * 2 - 1)) for part in torch.split(frames, 16)
+        ]
+        return torch.cat(parts)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        return (self.vae.decode(latents) / 2 + 0.5).clamp(0, 1)
+
+    def _box(self, portrait: Tensor, scale: float) -> Box:
+        if math.isinf(scale):
+            return WHOLE_PICTURE
+        x, y, width, height = self.meter.read(portrait[None]).box[0].tolist()
+        box = (x, y, width, height) if min(width, height) > 0.05 else CENTRED_PRIOR
+        return expand_box(box, scale, scale)
+
+
+def _latest(work: Path, names: tuple[str, ...]) -> Path:
+    for name in names:
+        if (work / f"{name}.safetensors").exists():
+            return work / f"{name}.safetensors"
+    raise FileNotFoundError(f"{work} has none of {', '.join(names)}; train that stage first")
+
+
+def _training_record(path: Path) -> Any:
+    with safe_open(path, "pt") as file:
+        header = file.metadata() or {}
+    return json.loads(header.get("training", header.get("listening", "{}")))
