@@ -5,6 +5,8 @@ build SD 1.5's and the small one that emo-tiny trains for itself. A state dict o
 loads into every program that reads LDM checkpoints; of others, see `VAEConfig.ddconfig`.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,7 +14,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -63,12 +65,12 @@ class VAEConfig:
                 )
 
     @classmethod
-    def sd15(cls) -> Self:
+    def sd15(cls) -> VAEConfig:
         """Stable Diffusion 1.5's autoencoder."""
         return cls(128, (1, 2, 4, 4), 2, 4, 3, 3, 0.18215, True, 32)
 
     @classmethod
-    def tiny(cls) -> Self:
+    def tiny(cls) -> VAEConfig:
         """emo-tiny's autoencoder: 8 latent channels of unit variance, so no scaling.
 
         Its deepest level is narrow because everything emo-tiny ships must fit in 16 MB.
@@ -85,7 +87,7 @@ class VAEConfig:
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str) -> VAEConfig:
         """Read what `to_json` wrote.
 
         Raises:
