@@ -71,11 +71,11 @@ class VAEConfig:
 
     @classmethod
     def tiny(cls) -> VAEConfig:
-        """emo-tiny's autoencoder: 8 latent channels of unit variance, so no scaling.
+        """emo-tiny's autoencoder: 12 latent channels of unit variance, so no scaling.
 
         Its deepest level is narrow because everything emo-tiny ships must fit in 16 MB.
         """
-        return cls(32, (1, 1, 2, 3), 1, 8, 3, 3, 1.0, True, 8)
+        return cls(32, (1, 1, 2, 3), 1, 12, 3, 3, 1.0, True, 8)
 
     @property
     def factor(self) -> int:

@@ -7,6 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from emo_core.audio_encoder import build_audio_encoder, tiny_logmel
+from emo_core.config import tiny
+from emo_core.model import EMO
 from emo_core.vae import AutoencoderKL, VAEConfig, load_vae, save_vae
 
 
@@ -22,8 +25,18 @@ def test_factor_and_channels() -> None:
         latents = vae.encode(pictures)
         decoded = vae.decode(latents)
     assert VAEConfig.tiny().factor == VAEConfig.sd15().factor == 8
-    assert latents.shape == (2, 8, 4, 6)
+    assert latents.shape == (2, vae.config.z_channels, 4, 6)
     assert decoded.shape == pictures.shape
+
+
+def test_the_small_models_parts_fit_each_other_and_sixteen_megabytes() -> None:
+    network, vae = EMO(tiny(), device="meta"), AutoencoderKL(VAEConfig.tiny(), device="meta")
+    assert tiny().unet.latent_channels == vae.config.z_channels
+    assert tiny().latent_factor == vae.config.factor
+    parts = (network, vae, build_audio_encoder(tiny_logmel()))
+    numbers = sum(t.numel() for part in parts for t in part.state_dict().values())
+    header = 150_000
+    assert 2 * numbers + header <= 16_000_000
 
 
 def test_a_picture_does_not_depend_on_its_batch() -> None:
