@@ -1,10 +1,11 @@
 """Features of frames to audio tokens: the window of EMO, "Audio Layers", and its projections."""
 
-from typing import Any
-
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+
+from .attention import Build
+from .config import AudioConfig
 
 
 def window_features(features: Tensor, first: int, count: int, m: int) -> Tensor:
@@ -26,77 +27,42 @@ def window_features(features: Tensor, first: int, count: int, m: int) -> Tensor:
 class AudioProjection(nn.Module):
     """EMO's features to audio tokens: one token per frame of the window.
 
-    The paper does not say how many tokens a window makes; five tokens keep the order of the
+    The paper does not say how many tokens a window makes; one a frame keeps the order of the
     frames, which the learned positions name. Hallo's way is `HalloAudioProjection`.
-
-    Args:
-        num_layers: L, blocks of the audio encoder.
-        width: D, numbers per block.
-        window: 2m+1 frames.
-        token_dim: numbers per token.
-        operations: namespace of the leaf layers.
-        dtype: of the parameters.
-        device: of the parameters.
     """
 
-    def __init__(
-        self,
-        num_layers: int,
-        width: int,
-        window: int,
-        token_dim: int,
-        operations: Any = nn,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
+    def __init__(self, config: AudioConfig, build: Build) -> None:
         super().__init__()
-        self.proj = operations.Linear(num_layers * width, token_dim, dtype=dtype, device=device)
-        self.norm = operations.LayerNorm(token_dim, dtype=dtype, device=device)
-        self.position = operations.Embedding(window, token_dim, dtype=dtype, device=device)
+        features = config.num_layers * config.layer_width
+        self.proj = build.linear(features, config.token_width)
+        self.norm = build.layer_norm(config.token_width)
+        self.position = build.embedding(2 * config.window + 1, config.token_width)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Project windows (B, F, 2m+1, L, D) to tokens (B, F, 2m+1, token_dim)."""
-        tokens: Tensor = self.norm(self.proj(rearrange(features, "b f w l d -> b f w (l d)")))
+        """Project windows (B, F, 2m+1, L, D) to tokens (B, F, 2m+1, token_width)."""
+        tokens: Tensor = self.norm(self.proj(rearrange(features, "B F W L D -> B F W (L D)")))
         places = torch.arange(features.shape[2], device=features.device)
         position: Tensor = self.position(places)
         return tokens + position.to(tokens.dtype)
 
 
 class HalloAudioProjection(nn.Module):
-    """Hallo's features to audio tokens: a window of frames becomes 32 tokens through an MLP.
+    """Hallo's features to audio tokens: a window of frames becomes 32 tokens through an MLP."""
 
-    Args:
-        in_features: numbers of a window, (2m+1) L D (Hallo: 5 * 12 * 768).
-        hidden: width of the two hidden layers (Hallo: 512).
-        num_tokens: tokens per frame (Hallo: 32).
-        token_dim: numbers per token (Hallo: 768).
-        operations: namespace of the leaf layers.
-        dtype: of the parameters.
-        device: of the parameters.
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        hidden: int,
-        num_tokens: int,
-        token_dim: int,
-        operations: Any = nn,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
+    def __init__(self, config: AudioConfig, build: Build) -> None:
         super().__init__()
-        place = {"dtype": dtype, "device": device}
-        self.num_tokens = num_tokens
-        self.proj1 = operations.Linear(in_features, hidden, **place)
-        self.proj2 = operations.Linear(hidden, hidden, **place)
-        self.proj3 = operations.Linear(hidden, num_tokens * token_dim, **place)
-        self.norm = operations.LayerNorm(token_dim, **place)
+        features = (2 * config.window + 1) * config.num_layers * config.layer_width
+        hidden, width = config.hidden_width, config.token_width
+        self.num_tokens = config.num_tokens
+        self.proj1 = build.linear(features, hidden)
+        self.proj2 = build.linear(hidden, hidden)
+        self.proj3 = build.linear(hidden, config.num_tokens * width)
+        self.norm = build.layer_norm(width)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Project windows (B, F, 2m+1, L, D) to tokens (B, F, num_tokens, token_dim)."""
-        hidden = rearrange(features, "b f w l d -> b f (w l d)")
+        """Project windows (B, F, 2m+1, L, D) to tokens (B, F, num_tokens, token_width)."""
+        hidden = rearrange(features, "B F W L D -> B F (W L D)")
         hidden = torch.relu(self.proj2(torch.relu(self.proj1(hidden))))
-        tokens = rearrange(self.proj3(hidden), "b f (t d) -> b f t d", t=self.num_tokens)
+        tokens = rearrange(self.proj3(hidden), "B F (T D) -> B F T D", T=self.num_tokens)
         normed: Tensor = self.norm(tokens)
         return normed

@@ -56,18 +56,8 @@ class EMO(nn.Module):
         self.reference_unet = ReferenceNet(config, build)
         self.denoising_unet = Denoiser(config, build)
         self.face_locator = FaceLocator(config.locator, config.unet.widths[0], build)
-        audio, window = config.audio, 2 * config.audio.window + 1
-        place = {"operations": operations, "dtype": dtype, "device": device}
-        self.audioproj: nn.Module
-        if audio.hidden_width:
-            self.audioproj = HalloAudioProjection(
-                window * audio.num_layers * audio.layer_width,
-                audio.hidden_width, audio.num_tokens, audio.token_width, **place,
-            )
-        else:
-            self.audioproj = AudioProjection(
-                audio.num_layers, audio.layer_width, window, audio.token_width, **place
-            )
+        project = HalloAudioProjection if config.audio.hidden_width else AudioProjection
+        self.audioproj = project(config.audio, build)
         if config.unet.face_tokens:
             self.imageproj = FaceEmbeddingProjection(config.unet, build)
         if config.speed is not None:

@@ -1,12 +1,14 @@
 """Laws of sound: counting frames, cutting, the grid of windows, alignment, tokens."""
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 import torch
 from torch import Tensor
 
+from emo_core.attention import Build
 from emo_core.audio import (
     AudioEncoder,
     AudioProjection,
@@ -21,6 +23,7 @@ from emo_core.audio import (
     window_features,
 )
 from emo_core.audio_encoder import AudioEncoderConfig, build_audio_encoder
+from emo_core.config import hallo, tiny
 
 WAV2VEC = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16,
@@ -247,7 +250,8 @@ def test_windows_hold_the_ends():
 
 
 def test_emo_projection_makes_one_token_per_frame_of_the_window():
-    projection = AudioProjection(2, 8, 5, 12)
+    config = replace(tiny().audio, num_layers=2, layer_width=8, token_width=12)
+    projection = AudioProjection(config, Build())
     features = torch.randn(2, 3, 5, 2, 8)
     tokens = projection(features)
     assert tokens.shape == (2, 3, 5, 12)
@@ -260,7 +264,7 @@ def test_emo_projection_makes_one_token_per_frame_of_the_window():
 
 
 def test_hallos_projection_has_its_names_and_shapes():
-    projection = HalloAudioProjection(5 * 12 * 768, 512, 32, 768, device="meta")
+    projection = HalloAudioProjection(hallo().audio, Build(device="meta"))
     shapes = {name: tuple(value.shape) for name, value in projection.state_dict().items()}
     assert shapes == {
         "proj1.weight": (512, 46080), "proj1.bias": (512,),
@@ -268,5 +272,8 @@ def test_hallos_projection_has_its_names_and_shapes():
         "proj3.weight": (24576, 512), "proj3.bias": (24576,),
         "norm.weight": (768,), "norm.bias": (768,),
     }  # fmt: skip
-    small = HalloAudioProjection(2 * 2 * 3, 4, 6, 5)
-    assert small(torch.randn(1, 2, 2, 2, 3)).shape == (1, 2, 6, 5)
+    narrow = replace(
+        hallo().audio, num_layers=2, layer_width=3, hidden_width=4, num_tokens=6, token_width=5
+    )
+    small = HalloAudioProjection(narrow, Build())
+    assert small(torch.randn(1, 2, 5, 2, 3)).shape == (1, 2, 6, 5)
