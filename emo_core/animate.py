@@ -155,6 +155,10 @@ def animate(request: AnimateRequest, progress: Progress | None = None) -> Animat
             "no face box was given: the head is expected at the usual place of a portrait, upper "
             "middle (--face-box X,Y,W,H says better)"
         )
+    if request.speed is not None and "speed" not in checkpoint.training.get("stages", {"speed": 1}):
+        logger.info(
+            "the speed layers of this checkpoint are not trained: --speed changes nothing"
+        )
     report = _report(request, checkpoint, material)
     logger.info(
         "%d frames (%.2f s at %d fps) in %d clips of %d steps",

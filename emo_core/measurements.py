@@ -112,8 +112,9 @@ def head_speed_of(pose: Tensor, fps: float | Fraction, window: int = SMOOTHED_FR
 
 
 def _rotation(pose: Tensor) -> Tensor:
+    """Head rotations (F, 3, 3): the head turns first, then nods, then rolls."""
     yaw, pitch, roll = torch.deg2rad(pose).unbind(1)
-    return _axis(roll, 2) @ _axis(yaw, 1) @ _axis(pitch, 0)
+    return _axis(roll, 2) @ _axis(pitch, 0) @ _axis(yaw, 1)
 
 
 def _axis(angle: Tensor, axis: int) -> Tensor:

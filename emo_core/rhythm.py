@@ -68,7 +68,7 @@ def _piece(mono: Tensor, first: int) -> Tensor:
     # A floor of its own: librosa's default one hangs on the loudest moment of the file.
     decibels = librosa.power_to_db(mel, ref=1.0, amin=1e-5, top_db=None)
     onsets = torch.from_numpy(
-        onset_strength(S=decibels, sr=SAMPLE_RATE, hop_length=_HOP)
+        onset_strength(S=decibels, sr=SAMPLE_RATE, hop_length=_HOP, n_fft=_FFT)
     ).float()
     power = librosa.feature.rms(y=sound, frame_length=_FFT, hop_length=_HOP, pad_mode="constant")
     level = 20 * torch.from_numpy(power[0]).float().clamp(min=1e-6).log10()

@@ -22,7 +22,7 @@ from ..face import region_mask
 from ..model import EMO, ClipInputs
 from ..sampling import NUM_TIMESTEPS, alphas_cumprod
 from .dataset import FilmPieces
-from .trainer import Batch, Stage
+from .trainer import Batch, Stage, stream_seed
 
 StageName = Literal["images", "video", "speed"]
 
@@ -63,7 +63,7 @@ class FilmStage(Stage):
 
     def batch(self, draw: int) -> Batch:
         """Draw clips; which ones follows from the seed and the draw alone."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + draw)
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, draw, "data"))
         items = [self._item(generator) for _ in range(self.batch_size)]
         return {name: torch.stack([item[name] for item in items]) for name in items[0]}
 
@@ -76,12 +76,12 @@ class FilmStage(Stage):
 
         piece = below(len(pieces))
         length, past = pieces.frames.shape[1], temporal.num_motion_frames
-        first = below(length - self.num_frames + 1)
+        is_first = float(torch.rand((), generator=generator)) < _FIRST_CLIP
+        earliest = 0 if is_first or self.num_frames == 1 else past
+        first = earliest + below(length - self.num_frames - earliest + 1)
         frames = slice(first, first + self.num_frames)
         around = slice(first, first + self.num_frames + 2 * window)
         before = torch.arange(first - past, first)
-        luck = float(torch.rand((), generator=generator))
-        is_first = bool((before < 0).any()) or luck < _FIRST_CLIP
         return {
             "portrait": pieces.portraits[piece, below(pieces.portraits.shape[1])].float(),
             "frames": pieces.frames[piece, frames].float(),
@@ -130,7 +130,8 @@ class FilmStage(Stage):
         weight = closer_look(batch["places"], frames.shape[-2:])
         error = (predicted - target).square()
         total = (weight * error).mean()
-        parts = {"error": error.mean(), "mouth": _late(error * (weight > 2), timestep, weight > 2)}
+        mouth = closer_look(batch["places"][:, :, :1], frames.shape[-2:]) > 2
+        parts = {"error": error.mean(), "mouth": _late(error * mouth, timestep, mouth)}
         return total, parts
 
     def _motion(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -181,7 +182,7 @@ def closer_look(places: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
     """Weights of latent cells: 1, and more towards the middle of mouths and eyes.
 
     Args:
-        places: (B, F, 3, 3): mouth, left and right eye; x, y, radius as parts of the picture.
+        places: (B, F, up to 3, 3): mouth, left and right eye; x, y, radius as parts of the picture.
         size: rows and columns of the latents.
 
     Returns:
@@ -192,7 +193,7 @@ def closer_look(places: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
     x = (torch.arange(width, device=places.device) + 0.5) / width
     middle_x, middle_y, radius = (part[..., None, None] for part in places.unbind(-1))
     distance = ((x[None, :] - middle_x) ** 2 + (y[:, None] - middle_y) ** 2) / radius**2
-    gain = torch.tensor([_MOUTH, _EYE, _EYE], device=places.device)[:, None, None]
+    gain = torch.tensor([_MOUTH, _EYE, _EYE], device=places.device)[: places.shape[2], None, None]
     return 1 + (gain * torch.exp(-2 * distance)).sum(2, keepdim=True)
 
 

@@ -10,6 +10,7 @@ from . import puppets
 from .features import EYE_Y, MOUTH_Y
 from .identities import Identity
 from .scene import make_scene
+from .trainer import stream_seed
 
 UNSEEN_SEED = 1_000_000
 """Identities from this seed on are never trained on."""
@@ -105,7 +106,7 @@ class FramePool:
         newest = self._first + draw // self._fresh_every
         alive = range(max(0, newest - self._largest), newest)
         self._chunks = {k: self._chunks[k] if k in self._chunks else self._draw(k) for k in alive}
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + draw)
+        generator = torch.Generator().manual_seed(stream_seed(self._seed, draw, "data"))
         chosen = torch.randint(len(alive) * CHUNK, (batch_size,), generator=generator).tolist()
         picks = [(self._chunks[alive[i // CHUNK]], i % CHUNK) for i in chosen]
         return Frames(

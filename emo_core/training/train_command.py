@@ -89,7 +89,18 @@ def add_train(subparsers: Any) -> None:
 
 
 def run_train(args: argparse.Namespace) -> int:
-    """Run one stage; see add_train()."""
+    """Run one stage; see add_train().
+
+    Raises:
+        ValueError: if a number is not above 0.
+        NotADirectoryError: if the work folder is a file.
+    """
+    for name in ("minutes", "steps", "count", "threads"):
+        value = getattr(args, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"--{name} must be above 0, got {value}")
+    if args.work.exists() and not args.work.is_dir():
+        raise NotADirectoryError(f"--work {args.work} is a file; give a folder")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,11 @@ from torch import Tensor, nn
 logger = logging.getLogger(__name__)
 
 Batch = Mapping[str, Tensor]
+
+
+def stream_seed(seed: int, draw: int, stream: Literal["noise", "data"]) -> int:
+    """Seed of one draw: data and noise must not read the same numbers, or one tells the other."""
+    return 2 * (seed * 1_000_003 + draw) + (stream == "data")
 
 
 class Stage:
@@ -209,7 +214,9 @@ class Trainer:
             world, rank = self._accelerator.num_processes, self._accelerator.process_index
         draw = self.step * world + rank
         batch = {name: t.to(self.device) for name, t in self.stage.batch(draw).items()}
-        generator = torch.Generator(self.device).manual_seed(self.settings.seed * 1_000_003 + draw)
+        generator = torch.Generator(self.device).manual_seed(
+            stream_seed(self.settings.seed, draw, "noise")
+        )
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16):
