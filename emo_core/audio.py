@@ -7,6 +7,7 @@ every frame takes its neighbours along (EMO's m = 2, five frames; `audio_tokens.
 
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -45,7 +46,7 @@ Windows = Literal["grid", "whole_file", "pieces_60s"]
 Resample = Callable[[Tensor], Tensor]
 
 
-class AudioEncoder(nn.Module):
+class AudioEncoder(nn.Module, ABC):
     """What every audio encoder is: sound in, one row per time step and block out.
 
     Attributes:
@@ -62,6 +63,7 @@ class AudioEncoder(nn.Module):
     normalise: bool
     description: str
 
+    @abstractmethod
     def forward(self, waveform: Tensor, resample: Resample) -> Tensor:
         """Hear a batch of waveforms.
 
@@ -72,7 +74,6 @@ class AudioEncoder(nn.Module):
         Returns:
             (B, F, L, D).
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

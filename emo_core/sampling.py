@@ -50,6 +50,9 @@ def alphas_cumprod(schedule: str) -> Tensor:
 def sampling_timesteps(num_inference_steps: int) -> list[int]:
     """The timesteps of a run with trailing spacing: it begins at 999, where there is only noise.
 
+    They are those of ComfyUI's scheduler `simple`, which rounds down; diffusers' trailing rounds to
+    the nearest, so that some steps differ by one where 1000 is no multiple of the number of steps.
+
     Raises:
         ValueError: unless 1 to 1000 steps are asked for.
     """

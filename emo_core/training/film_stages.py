@@ -108,7 +108,10 @@ class FilmStage(Stage):
     def loss(
         self, batch: Batch, generator: torch.Generator, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Squared error of the prediction, weighed up at mouths and eyes."""
+        """Squared error of the prediction, weighed up at mouths and eyes.
+
+        Timesteps are drawn towards noise (u^0.8), where the conditions decide.
+        """
         model, frames = self.model, batch["frames"]
         count, device = len(frames), frames.device
         uniform = torch.rand(count, generator=generator, device=device)

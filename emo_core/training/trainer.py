@@ -1,7 +1,8 @@
-"""One trainer for every stage: a step is a function of the seed and the step's number.
+"""The trainer of the VAE and the paper's stages: a step follows from the seed and its number.
 
-Batches and noise are drawn from (seed, step), so the order of the data needs no state: a run that
-is stopped and resumed takes the same steps as one that never stopped. `accelerate` spreads the
+Batches and noise are drawn from (seed, step), so the order of the data needs no state: a run of a
+given number of steps that is stopped and resumed takes the same steps as one that never stopped. (A
+run limited by minutes alone follows the clock in its learning rate too.) `accelerate` spreads the
 work over devices where it is installed; on one device plain torch does the same.
 """
 
@@ -10,6 +11,7 @@ import logging
 import math
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -29,7 +31,7 @@ def stream_seed(seed: int, draw: int, stream: Literal["noise", "data"]) -> int:
     return 2 * (seed * 1_000_003 + draw) + (stream == "data")
 
 
-class Stage:
+class Stage(ABC):
     """What a stage of training gives to the trainer.
 
     Attributes:
@@ -40,10 +42,11 @@ class Stage:
     name: str
     modules: nn.ModuleDict
 
+    @abstractmethod
     def batch(self, draw: int) -> Batch:
         """Draw a batch from the stage's seed and the number of the draw alone (CPU tensors)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(
         self, batch: Batch, generator: torch.Generator, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -54,13 +57,12 @@ class Stage:
             generator: on the device, seeded from (seed, step): all noise comes from it.
             step: its number, from 0.
         """
-        raise NotImplementedError
 
     def measure(self) -> dict[str, float]:
         """Measure on unseen data with the averaged weights; runs at every log line."""
         return {}
 
-    def sample_sheet(self, path: Path) -> None:
+    def sample_sheet(self, path: Path) -> None:  # noqa: B027 - a stage may show nothing
         """Draw a picture that shows what the stage can do, with the averaged weights."""
 
 
@@ -69,7 +71,7 @@ class TrainSettings:
     """How long, how fast and where to.
 
     Attributes:
-        folder: receives checkpoint.pt, log.jsonl and sample sheets.
+        folder: receives STAGE.pt, STAGE.jsonl and sample sheets, named by the stage.
         steps: the step at which training ends; None for no limit.
         minutes: of training, over all resumptions, after which it ends; None for no limit.
         schedule_steps: steps over which the cosine falls; None for `steps`, and if that is None
