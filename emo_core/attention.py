@@ -189,9 +189,9 @@ class RelativePositions(nn.Module):
             assert isinstance(weight, Tensor)
             weight.copy_(start)
 
-    def forward(self, height: int, width: int) -> Tensor:
+    def forward(self, height: int, width: int, device: torch.device) -> Tensor:
         """The bias (num_heads, height * width, height * width) of a grid onto itself."""
-        index = offset_index(height, width, self.grid).to(self.table.weight.device)  # type: ignore[arg-type]
+        index = offset_index(height, width, self.grid).to(device)
         bias: Tensor = rearrange(self.table(index), "N S H -> H N S")
         return bias.contiguous()
 

@@ -205,7 +205,8 @@ def _box(text: str) -> tuple[float, ...]:
 
 
 def _run_animate(args: argparse.Namespace) -> int:
-    from .animate import AnimateRequest, animate
+    from .animate import animate
+    from .animate_request import AnimateRequest
 
     request = AnimateRequest(
         portrait=args.portrait, sound=args.sound, output=args.output, model=args.model,

@@ -7,100 +7,18 @@ step changes (keys, values, motion frames, region) is projected once per clip, b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .attention import ALL_ROWS, Build, KeyValue, RelativePositions, Rows
+from .attention import Build, KeyValue, RelativePositions, Rows
+from .conditions import Audience, Clip, Conditions
 from .config import EMOConfig
-from .reference import ReferenceFeatures, halved
+from .reference import halved
 from .temporal import MotionState, TemporalInputs, TemporalModule, TemporalPositions
 from .transformer import MaskedAudioTransformer, Seen, SpatialInputs, SpatialTransformer
 from .unet import Spot, Stratum, UNet
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What drives one clip, before projection. B videos at once.
-
-    Attributes:
-        reference: ReferenceNet's features of the portrait and the motion frames.
-        audio_tokens: (B, F, T, D) of the clip's frames.
-        region: (B, widths[0], h, w), what the face locator gave.
-        speed: (B, F, l) speed features, or None where no speed is asked for.
-        face_tokens: (2, B, face_tokens, width), those of no face and of the face (Hallo).
-        masks: (3, h, w), Hallo's full, face and lip regions at the latents' size.
-    """
-
-    reference: ReferenceFeatures
-    audio_tokens: Tensor
-    region: Tensor
-    speed: Tensor | None = None
-    face_tokens: Tensor | None = None
-    masks: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A clip's conditions, projected for every spot: constant over the sampling steps.
-
-    Dictionaries go by the name of the spot, lists by resolution level.
-    """
-
-    region: Tensor
-    reference: dict[str, KeyValue]
-    audio: dict[str, list[KeyValue]]
-    motion: dict[str, MotionState]
-    speed: dict[str, KeyValue]
-    face: dict[str, KeyValue]
-    masks: list[Tensor] = field(default_factory=list)
-    self_bias: list[Tensor] = field(default_factory=list)
-    reference_bias: list[Tensor] = field(default_factory=list)
-    temporal_bias: list[Tensor] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Audience:
-    """Which rows of a batch see which condition; motion frames are seen by all.
-
-    Guidance runs the backbone on copies of the latents that see different conditions; training
-    drops conditions from some of its samples. Both are this.
-    """
-
-    reference: Rows = ALL_ROWS
-    audio: Rows = ALL_ROWS
-    region: Rows = ALL_ROWS
-    speed: Rows = ALL_ROWS
-
-    @classmethod
-    def of_branches(
-        cls, branches: Sequence[frozenset[str]], batch: int, device: torch.device
-    ) -> Audience:
-        """Rows of a batch made of `branches` copies of `batch` videos, one copy after the other.
-
-        Args:
-            branches: for each copy the names of the conditions that it sees.
-            batch: number of videos.
-            device: where the latents are.
-        """
-
-        def rows(name: str) -> Rows:
-            seeing = [k for k, seen in enumerate(branches) if name in seen]
-            if len(seeing) == len(branches) == 1:
-                return Rows()
-            videos = torch.arange(batch, device=device)
-            index = torch.cat([videos[:0], *(videos + k * batch for k in seeing)])
-            source = None if len(seeing) == 1 else videos.repeat(len(seeing))
-            return Rows(None if len(seeing) == len(branches) else index, source)
-
-        return cls(rows("reference"), rows("audio"), rows("region"), rows("speed"))
-
-
-CONDITIONS = frozenset({"reference", "audio", "region", "speed"})
 
 
 class Denoiser(UNet):
@@ -196,10 +114,11 @@ class Denoiser(UNet):
         self, clip: Clip, conditions: Conditions, sizes: list[tuple[int, int]]
     ) -> None:
         length = conditions.audio_tokens.shape[1] + self.config.temporal.num_motion_frames
+        device = conditions.region.device
         for level, size in enumerate(sizes):
-            clip.self_bias.append(self.self_positions[level](*size))
-            clip.reference_bias.append(self.reference_positions[level](*size))
-            clip.temporal_bias.append(self.temporal_positions[level](length))
+            clip.self_bias.append(self.self_positions[level](*size, device))
+            clip.reference_bias.append(self.reference_positions[level](*size, device))
+            clip.temporal_bias.append(self.temporal_positions[level](length, device))
 
     def forward(
         self, latents: Tensor, timestep: Tensor, clip: Clip, audience: Audience | None = None

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from .audio_tokens import window_features
 from .clips import ClipPlan, clip_noise
-from .denoiser import Clip
-from .model import EMO, ClipInputs
+from .conditions import Conditions
+from .model import ClipInputs, Conditioner
 from .reference import Bank
+from .sampling import SampleClip
 from .speed import speed_windows
 
-SampleClip = Callable[[Clip, Tensor, ClipPlan], Tensor]
 HandOver = Callable[[Tensor], Tensor]
 
 
@@ -43,7 +43,7 @@ class Film:
 
 @torch.no_grad()
 def generate(
-    model: EMO,
+    model: Conditioner,
     film: Film,
     clips: Iterable[ClipPlan],
     sample_clip: SampleClip,
@@ -52,11 +52,11 @@ def generate(
     """Yield a film clip by clip; memory does not grow with its length, gradients are not kept.
 
     Args:
-        model: the networks.
+        model: the networks that make conditions.
         film: what it is made from.
         clips: which clips, in order and without a gap.
-        sample_clip: takes a clip's projected conditions, its noise (1, F, C, h, w) and its plan to
-            its clean latents (1, F, C, h, w).
+        sample_clip: takes a clip's conditions, its noise (1, F, C, h, w) and its plan to its clean
+            latents (1, F, C, h, w); sampling.make_sampler() makes one.
         hand_over: what happens to a clip's last latents (1, n, C, h, w) before the next clip sees
             them; None hands them on as they are.
 
@@ -73,18 +73,29 @@ def generate(
         noise = clip_noise(film.seed, plan.index, shape).to(film.portrait)
         # No name keeps a clip's conditions: they are gone before the next clip's are made.
         latents = sample_clip(
-            model.prepare(
-                portrait, motion_features(model, film, portrait, last),
-                clip_inputs(model, film, plan),
-            ),
-            noise[None],
-            plan,
+            clip_conditions(model, film, plan, portrait, last), noise[None], plan
         )
         yield latents[0, : plan.kept]
         last = latents[:, -config.num_motion_frames :]
 
 
-def motion_features(model: EMO, film: Film, portrait: Bank, last: Tensor | None) -> Bank:
+def clip_conditions(
+    model: Conditioner, film: Film, plan: ClipPlan, portrait: Bank, last: Tensor | None
+) -> Conditions:
+    """What drives one clip of a film.
+
+    Args:
+        model: the networks that make conditions.
+        film: what it is made from.
+        plan: which clip.
+        portrait: ReferenceNet's features of the film's portrait.
+        last: (1, n, C, h, w), the latents before the clip, handed over; None where there are none.
+    """
+    motion = motion_features(model, film, portrait, last)
+    return model.conditions(portrait, motion, clip_inputs(model, film, plan))
+
+
+def motion_features(model: Conditioner, film: Film, portrait: Bank, last: Tensor | None) -> Bank:
     """What a clip sees of the frames before it; `last` is None where there are none.
 
     The paper's first clip sees zero maps, Hallo's the portrait in the place of every motion frame.
@@ -97,7 +108,7 @@ def motion_features(model: EMO, film: Film, portrait: Bank, last: Tensor | None)
     return model.encode_motion(film.portrait[:, None].repeat(1, config.num_motion_frames, 1, 1, 1))
 
 
-def clip_inputs(model: EMO, film: Film, plan: ClipPlan) -> ClipInputs:
+def clip_inputs(model: Conditioner, film: Film, plan: ClipPlan) -> ClipInputs:
     """The part of a film's sound and speed that one clip sees, and the region."""
     config, frames = model.config, model.config.temporal.num_frames
     place = film.portrait

@@ -1,4 +1,4 @@
-"""EMO: the backbone and the networks around it, and how a clip's conditions are made of inputs."""
+"""EMO: the networks that make a clip's conditions of its inputs, and the backbone behind them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from .attention import Build
 from .audio import AudioProjection, HalloAudioProjection
+from .conditions import Clip, Conditions
 from .config import EMOConfig
-from .denoiser import Clip, Conditions, Denoiser
+from .denoiser import Denoiser
 from .face import FaceEmbeddingProjection, FaceLocator
 from .reference import Bank, ReferenceFeatures, ReferenceNet
 from .speed import SpeedEncoder
@@ -33,28 +34,18 @@ class ClipInputs:
     speed: Tensor | None = None
 
 
-class EMO(nn.Module):
-    """All networks of a model but the VAE and the audio encoder; children have Hallo's names.
+class Conditioner(nn.Module):
+    """All networks of a model outside the sampling loop: what they give changes with no step.
 
     Args:
         config: the model.
-        dtype: of the weights.
-        device: of the weights.
-        operations: the namespace that layers are taken from, torch.nn by default.
+        build: where layers come from.
     """
 
-    def __init__(
-        self,
-        config: EMOConfig,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-        operations: Any = nn,
-    ) -> None:
+    def __init__(self, config: EMOConfig, build: Build) -> None:
         super().__init__()
-        build = Build(operations, dtype, device)
         self.config = config
         self.reference_unet = ReferenceNet(config, build)
-        self.denoising_unet = Denoiser(config, build)
         self.face_locator = FaceLocator(config.locator, config.unet.widths[0], build)
         project = HalloAudioProjection if config.audio.hidden_width else AudioProjection
         self.audioproj = project(config.audio, build)
@@ -85,8 +76,8 @@ class EMO(nn.Module):
             for name, features in portrait.items()
         }
 
-    def prepare(self, portrait: Bank, motion: Bank | None, inputs: ClipInputs) -> Clip:
-        """Everything a clip's sampling steps need, projected once.
+    def conditions(self, portrait: Bank, motion: Bank | None, inputs: ClipInputs) -> Conditions:
+        """What drives a clip.
 
         Args:
             portrait: from encode_portrait().
@@ -97,11 +88,35 @@ class EMO(nn.Module):
         speed = None
         if inputs.speed is not None and self.config.speed is not None:
             speed = self.speed_encoder(inputs.speed)
-        return self.denoising_unet.prepare(
-            Conditions(
-                reference=ReferenceFeatures(portrait, motion),
-                audio_tokens=self.audioproj(inputs.audio),
-                region=self.face_locator(inputs.region),
-                speed=speed,
-            )
+        return Conditions(
+            reference=ReferenceFeatures(portrait, motion),
+            audio_tokens=self.audioproj(inputs.audio),
+            region=self.face_locator(inputs.region),
+            speed=speed,
         )
+
+
+class EMO(Conditioner):
+    """All networks of a model but the VAE and the audio encoder; children have Hallo's names.
+
+    Args:
+        config: the model.
+        dtype: of the weights.
+        device: of the weights.
+        operations: the namespace that layers are taken from, torch.nn by default.
+    """
+
+    def __init__(
+        self,
+        config: EMOConfig,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        operations: Any = nn,
+    ) -> None:
+        build = Build(operations, dtype, device)
+        super().__init__(config, build)
+        self.denoising_unet = Denoiser(config, build)
+
+    def prepare(self, portrait: Bank, motion: Bank | None, inputs: ClipInputs) -> Clip:
+        """Everything a clip's sampling steps need, projected once; arguments of conditions()."""
+        return self.denoising_unet.prepare(self.conditions(portrait, motion, inputs))

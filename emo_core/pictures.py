@@ -103,21 +103,37 @@ def fit_portrait(picture: Tensor, size: int, face_box: Box | None = None) -> Por
         ValueError: if the face box has no area or reaches outside the picture.
     """
     height, width = picture.shape[-2:]
-    if face_box is not None:
-        check_pixel_box(face_box, width, height)
+    square = portrait_square(width, height, face_box)
+    return Portrait(cut_square(picture, square, size).contiguous(), _inside(face_box, *square))
+
+
+Square = tuple[int, int, int]
+
+
+def portrait_square(width: int, height: int, face_box: Box | None = None) -> Square:
+    """Left, top and side, in pixels, of the square that fit_portrait() cuts.
+
+    Raises:
+        ValueError: if the face box has no area or reaches outside the picture.
+    """
     side = min(height, width)
     left, top = (width - side) / 2, (height - side) * _TOP_BIAS
     if face_box is not None:
+        check_pixel_box(face_box, width, height)
         x, y, box_width, box_height = face_box
         left, top = x + box_width / 2 - side / 2, y + box_height / 2 - side / 2
-    column = round(min(max(left, 0), width - side))
-    row = round(min(max(top, 0), height - side))
-    square = picture[:, row : row + side, column : column + side]
-    if side != size:
-        square = functional.interpolate(
-            square[None], (size, size), mode="bicubic", antialias=True, align_corners=False
-        )[0].clamp(0, 1)
-    return Portrait(square.contiguous(), _inside(face_box, column, row, side))
+    return round(min(max(left, 0), width - side)), round(min(max(top, 0), height - side)), side
+
+
+def cut_square(picture: Tensor, square: Square, size: int) -> Tensor:
+    """Cut a square out of a picture or mask (C, H, W) in 0..1 and resize it: (C, size, size)."""
+    left, top, side = square
+    cut = picture[:, top : top + side, left : left + side]
+    if side == size:
+        return cut
+    return functional.interpolate(
+        cut[None], (size, size), mode="bicubic", antialias=True, align_corners=False
+    )[0].clamp(0, 1)
 
 
 def _inside(face_box: Box | None, left: int, top: int, side: int) -> Box | None:

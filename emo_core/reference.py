@@ -76,7 +76,7 @@ class ReferenceNet(UNet):
         timestep = latents.new_zeros(latents.shape[0])
         features = self.time_embedding(timestep, latents.dtype)
         bank: Bank = {}
-        biases = self.biases(*latents.shape[-2:])
+        biases = self.biases(latents.shape[-2], latents.shape[-1], latents.device)
 
         def visit(block: Stratum, index: int, hidden_states: Tensor) -> Tensor:
             spot = block.spots[index]
@@ -102,10 +102,10 @@ class ReferenceNet(UNet):
         self.walk(self.conv_in(latents), features, visit)
         return bank
 
-    def biases(self, height: int, width: int) -> list[Tensor]:
+    def biases(self, height: int, width: int, device: torch.device) -> list[Tensor]:
         """Relative positions of each level for latents of this size."""
         return [
-            positions(halved(height, level), halved(width, level))
+            positions(halved(height, level), halved(width, level), device)
             for level, positions in enumerate(self.positions)
         ]
 

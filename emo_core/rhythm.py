@@ -7,14 +7,13 @@ second 40 does not change the head at second 10.
 
 from __future__ import annotations
 
-import math
 from fractions import Fraction
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from .audio import SAMPLE_RATE, to_mono_16k
+from .speed import FASTEST_ASKED, smooth
 
 SLOWEST, FASTEST = 0.1, 1.2
 """Degrees per frame at 30 fps, in silence and in the loudest, most accented sound."""
@@ -28,7 +27,12 @@ _ACCENT_SECONDS, _NEIGHBOURS_SECONDS = 0.15, 1.0
 
 
 def speed_from_sound(
-    waveform: Tensor, sample_rate: int, num_frames: int, frame_rate: Fraction | int
+    waveform: Tensor,
+    sample_rate: int,
+    num_frames: int,
+    frame_rate: Fraction | int,
+    slowest: float = SLOWEST,
+    fastest: float = FASTEST,
 ) -> Tensor:
     """Give every frame a head speed from the rhythm and loudness of the sound.
 
@@ -37,16 +41,21 @@ def speed_from_sound(
         sample_rate: samples a second.
         num_frames: frames of the film.
         frame_rate: frames a second.
+        slowest: degrees per frame at 30 fps in silence, 0 to 10.
+        fastest: the same in the loudest, most accented sound; not below `slowest`.
 
     Returns:
-        (num_frames,), SLOWEST to FASTEST degrees per frame at 30 fps. A frame depends on less
+        (num_frames,), slowest to fastest degrees per frame at 30 fps. A frame depends on less
         than 4 s of sound around it.
 
     Raises:
-        ValueError: if the sound is empty or holds NaN.
+        ValueError: if the sound is empty or holds NaN, or the range is none.
     """
+    check_range(slowest, fastest)
     mono = to_mono_16k(waveform, sample_rate)
-    rows = torch.cat([_piece(mono, first) for first in range(0, len(mono), _PIECE_SECONDS * 16000)])
+    starts = range(0, len(mono), _PIECE_SECONDS * SAMPLE_RATE)
+    liveliness = torch.cat([_liveliness(mono, first) for first in starts])
+    rows = (slowest + (fastest - slowest) * liveliness).clamp(slowest, fastest)
     positions = torch.arange(num_frames, dtype=torch.float64) * _RATE / float(frame_rate)
     positions = positions.clamp(max=len(rows) - 1)
     below = positions.floor().long()
@@ -54,8 +63,31 @@ def speed_from_sound(
     return torch.lerp(rows[below], rows[above], (positions - below).float())
 
 
-def _piece(mono: Tensor, first: int) -> Tensor:
-    """Speeds at 50 a second of the 20 s from sample `first` on, heard with 4 s on both sides."""
+def check_range(slowest: float, fastest: float) -> None:
+    """Say what is wrong with a range of head speeds.
+
+    Args:
+        slowest: degrees per frame at 30 fps.
+        fastest: the same.
+
+    Raises:
+        ValueError: if one is outside 0..10, or slowest is above fastest.
+    """
+    for name, speed in (("slowest", slowest), ("fastest", fastest)):
+        if not 0 <= speed <= FASTEST_ASKED:
+            raise ValueError(
+                f"{name} must be 0 to {FASTEST_ASKED:g} degrees per frame at 30 fps, got "
+                f"{speed:g}; {SLOWEST} and {FASTEST} are usual for slowest and fastest"
+            )
+    if slowest > fastest:
+        raise ValueError(
+            f"slowest must not be above fastest, got slowest {slowest:g} and fastest {fastest:g} "
+            "degrees per frame; swap the two"
+        )
+
+
+def _liveliness(mono: Tensor, first: int) -> Tensor:
+    """0..1 at 50 a second of the 20 s from sample `first` on, heard with 4 s on both sides."""
     import librosa
     from librosa.onset import onset_strength
 
@@ -72,20 +104,10 @@ def _piece(mono: Tensor, first: int) -> Tensor:
     ).float()
     power = librosa.feature.rms(y=sound, frame_length=_FFT, hop_length=_HOP, pad_mode="constant")
     level = 20 * torch.from_numpy(power[0]).float().clamp(min=1e-6).log10()
-    loud = _smooth(((level - _QUIET) / (_LOUD - _QUIET)).clamp(0, 1), _ACCENT_SECONDS)
-    accents = _smooth(onsets, _ACCENT_SECONDS)
-    usual = _smooth(onsets, _NEIGHBOURS_SECONDS)
+    loud = smooth(((level - _QUIET) / (_LOUD - _QUIET)).clamp(0, 1), _RATE, _ACCENT_SECONDS)
+    accents = smooth(onsets, _RATE, _ACCENT_SECONDS)
+    usual = smooth(onsets, _RATE, _NEIGHBOURS_SECONDS)
     accents = (accents / (2 * usual + 0.5)).clamp(0, 1)
-    speeds = SLOWEST + (FASTEST - SLOWEST) * loud * (0.4 + 0.6 * accents)
+    liveliness = loud * (0.4 + 0.6 * accents)
     skipped = (first - start) // _HOP
-    return speeds[skipped : skipped + -(-(last - first) // _HOP)]
-
-
-def _smooth(values: Tensor, seconds: float) -> Tensor:
-    """Gaussian smoothing of (T,), its ends repeated; reaches three standard deviations."""
-    sigma = seconds * _RATE
-    reach = math.ceil(3 * sigma)
-    offsets = torch.arange(-reach, reach + 1)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    padded = functional.pad(values[None, None], (reach, reach), mode="replicate")
-    return functional.conv1d(padded, (kernel / kernel.sum())[None, None])[0, 0]
+    return liveliness[skipped : skipped + -(-(last - first) // _HOP)]

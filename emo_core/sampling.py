@@ -1,7 +1,7 @@
 """Noise schedules, guidance, and diffusers' solvers behind one signature.
 
 The paper samples with DDIM, 40 steps, and never mentions guidance (every descendant uses it); our
-guidance drops the conditions that a branch does not see (see denoiser.Audience).
+guidance drops the conditions that a branch does not see (see conditions.Audience).
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .clips import ClipPlan
+from .conditions import CONDITIONS, Audience, Clip, Conditions
 from .config import SamplingConfig
-from .denoiser import CONDITIONS, Audience, Clip, Denoiser
+from .denoiser import Denoiser
 
 NUM_TIMESTEPS = 1000
 
-SampleClip = Callable[[Clip, Tensor], Tensor]
+SampleClip = Callable[[Conditions, Tensor, ClipPlan], Tensor]
+"""Takes a clip's conditions, its noise (1, F, C, h, w) and its plan to clean latents."""
 
 
 def alphas_cumprod(schedule: str) -> Tensor:
@@ -126,7 +129,7 @@ def make_sampler(
     solver: Solver = "ddim",
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> SampleClip:
-    """A function that takes a clip and its noise to clean latents.
+    """A function that takes a clip's conditions and noise to clean latents.
 
     "ddim" is DDIM without added noise, which is the first-order DPM-Solver++ (Lu et al., arXiv
     2211.01095, section 4.1); "dpmpp_2m" is its second-order multistep form, for fewer steps.
@@ -145,7 +148,8 @@ def make_sampler(
     if solver not in SOLVERS:
         raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
 
-    def sample(clip: Clip, noise: Tensor) -> Tensor:
+    def sample(conditions: Conditions, noise: Tensor, _: ClipPlan) -> Tensor:
+        clip = denoiser.prepare(conditions)
         scheduler = _scheduler(denoiser.config.sampling, timesteps, solver)
         latents = noise
         for done, timestep in enumerate(timesteps, start=1):

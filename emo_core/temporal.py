@@ -234,9 +234,9 @@ class TemporalPositions(nn.Module):
             for head in range(weight.shape[1]):
                 weight[:, head] = -distance / (1.5 * 2**head)
 
-    def forward(self, length: int) -> Tensor:
+    def forward(self, length: int, device: torch.device) -> Tensor:
         """The bias (num_heads, length, length) among consecutive positions."""
-        places = torch.arange(length, device=self.table.weight.device)  # type: ignore[arg-type]
+        places = torch.arange(length, device=device)
         index = places[None, :] - places[:, None] + self.length - 1
         bias: Tensor = rearrange(self.table(index), "N S H -> H N S")
         return bias.contiguous()

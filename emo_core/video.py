@@ -8,13 +8,16 @@ import os
 import secrets
 from collections.abc import Mapping
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .aac import SoundTrack
+from .disk import Disk, reopened
 from .pictures import read_picture
 from .sound_files import read_sound
 
@@ -24,9 +27,6 @@ __all__ = ["FILM_SUFFIXES", "VideoWriter", "check_film_path", "read_picture", "r
 FILM_SUFFIXES = (".mp4", ".mov", ".mkv")
 """Containers that hold H.264 and AAC."""
 
-_AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200,
-              96000)  # fmt: skip
-_LAYOUTS = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1", "6.1", "7.1")
 _BT709 = 1
 
 
@@ -91,40 +91,6 @@ def check_film_path(path: Path) -> None:
         raise PermissionError(f"the folder {path.parent} cannot be written; choose another")
 
 
-class _Disk:
-    """A file that remembers the first error of writing; libav overlooks some."""
-
-    def __init__(self, path: Path) -> None:
-        self.name = str(path)
-        self.error: OSError | None = None
-        self._file = path.open("w+b", buffering=0)
-        self.read, self.seek, self.tell = self._file.read, self._file.seek, self._file.tell
-
-    def write(self, data: bytes) -> int:
-        """Write all of the data."""
-        rest = memoryview(data)
-        try:
-            while rest:
-                rest = rest[self._file.write(rest) or 0 :]
-        except OSError as error:
-            self.error = self.error or error
-            raise
-        return len(data)
-
-    def close(self) -> None:
-        """Close the file when everything is on the disk."""
-        if not self._file.closed:
-            try:
-                os.fsync(self._file.fileno())
-            finally:
-                self._file.close()
-
-
-def _reopened(url: str, flags: int, options: Any) -> BinaryIO:
-    """What libav reads while it moves a film's index to the front."""
-    return Path(url).open("rb")
-
-
 class VideoWriter:
     """Writes a film as H.264 and AAC while its frames come; memory does not grow with length.
 
@@ -141,7 +107,7 @@ class VideoWriter:
         metadata: plain values, kept as JSON in the container's comment.
 
     Raises:
-        ValueError: for a bad name or sound.
+        ValueError: for a bad name or sound, or where PyAV is missing.
         OSError: if the folder is missing or cannot be written.
     """
 
@@ -153,20 +119,21 @@ class VideoWriter:
         sound: tuple[Tensor, int] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
+        if find_spec("av") is None:
+            raise ValueError("writing a film needs PyAV, which is not installed: pip install av")
         check_film_path(path)
         self.path, self.fps, self.size = path, Fraction(fps), size
         self.metadata = dict(metadata or {})
         self.num_frames = 0
         self._partial = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
-        self._sound = None if sound is None else _for_aac(*sound)
-        self._heard = 0
+        self._sound = None if sound is None else SoundTrack(*sound)
 
     def __enter__(self) -> VideoWriter:
         try:
-            self._disk = _Disk(self._partial)
+            self._disk = Disk(self._partial)
             self._open()
         except BaseException as error:
-            self._partial.unlink(missing_ok=True)
+            self._abandon()
             raise self._explained(error) from None
         return self
 
@@ -178,12 +145,13 @@ class VideoWriter:
         if suffix != ".mkv":
             options["movflags"] = "+faststart"
             if self._sound is not None:
-                options["movie_timescale"] = str(self._sound[1])  # its length to the sample
+                options["movie_timescale"] = str(self._sound.rate)  # its length to the sample
         self._film: Any = av.open(
             self._disk, "w", format={".mkv": "matroska"}.get(suffix, suffix[1:]), options=options,
-            io_open=_reopened,
+            io_open=reopened,
         )  # fmt: skip
-        self._film.metadata["comment"] = json.dumps(self.metadata)
+        if self.metadata:
+            self._film.metadata["comment"] = json.dumps(self.metadata)
         stream: Any = self._film.add_stream("libx264", rate=self.fps, options={"crf": "16"})
         stream.width, stream.height = (side + side % 2 for side in self.size)
         stream.pix_fmt = "yuv420p"
@@ -192,10 +160,7 @@ class VideoWriter:
         context.color_range = 1  # 16..235
         self._pictures = stream
         if self._sound is not None:
-            waveform, rate = self._sound
-            self._layout = _LAYOUTS[waveform.shape[0] - 1]
-            self._track: Any = self._film.add_stream("aac", rate=rate, layout=self._layout)
-            self._track.bit_rate = waveform.shape[0] * min(96_000, 5 * rate)
+            self._sound.open(self._film)
 
     def write(self, frames: Tensor) -> None:
         """Append frames (F, 3, H, W) in 0..1, and the sound up to their end.
@@ -209,41 +174,28 @@ class VideoWriter:
             raise ValueError(
                 f"frames must be (F, 3, {height}, {width}) like the film, got {tuple(frames.shape)}"
             )
-        pixels = (frames.detach().float().cpu().clamp(0, 1) * 255).round()
-        pixels = torch.nn.functional.pad(pixels, (0, width % 2, 0, height % 2), mode="replicate")
         try:
-            for picture in pixels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy():
-                self._write_picture(picture)
-                self._write_sound(self.num_frames / self.fps)
+            for frame in frames.detach():  # one by one, so that many frames need no second copy
+                self._write_picture(frame)
+                if self._sound is not None:
+                    self._sound.write(self.num_frames / self.fps)
         except Exception as error:
             raise self._explained(error) from None
 
-    def _write_picture(self, picture: Any) -> None:
+    def _write_picture(self, picture: Tensor) -> None:
+        """Write (3, H, W)."""
         import av
         from av.video.reformatter import Colorspace
 
-        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        pixels = (picture.float().cpu().clamp(0, 1) * 255).round()
+        odd = (0, self.size[0] % 2, 0, self.size[1] % 2)
+        pixels = torch.nn.functional.pad(pixels, odd, mode="replicate").to(torch.uint8)
+        array = pixels.permute(1, 2, 0).contiguous().numpy()
+        frame: Any = av.VideoFrame.from_ndarray(array, format="rgb24")
         frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
         frame.pts, frame.time_base = self.num_frames, 1 / self.fps
         self._film.mux(self._pictures.encode(frame))
         self.num_frames += 1
-
-    def _write_sound(self, until: Fraction | None) -> None:
-        """Write the sound up to a time in seconds; None for all that is left."""
-        import av
-
-        if self._sound is None:
-            return
-        waveform, rate = self._sound
-        total = waveform.shape[1]
-        end = total if until is None else min(int(until * rate), total)
-        while self._heard < end:
-            part = waveform[:, self._heard : min(end, self._heard + rate)]
-            samples = part.T.clamp(-1, 1).contiguous().view(1, -1).numpy()
-            block: Any = av.AudioFrame.from_ndarray(samples, format="flt", layout=self._layout)
-            block.sample_rate, block.pts, block.time_base = rate, self._heard, Fraction(1, rate)
-            self._film.mux(self._track.encode(block))
-            self._heard += part.shape[1]
 
     def __exit__(
         self,
@@ -262,10 +214,11 @@ class VideoWriter:
     def _finish(self) -> None:
         if self.num_frames == 0:
             raise ValueError("a film needs at least one frame, got none")
-        self._write_sound(None)
+        if self._sound is not None:
+            self._sound.write(None)
         self._film.mux(self._pictures.encode())
         if self._sound is not None:
-            self._film.mux(self._track.encode())
+            self._sound.finish()
         self._film.close()
         self._disk.close()
         if self._disk.error is not None:
@@ -276,7 +229,7 @@ class VideoWriter:
         """Close and remove what is not a whole film; what closing it says does not matter."""
         with contextlib.suppress(Exception):
             self._film.close()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, AttributeError):  # it may never have been made
             self._disk.close()
         self._partial.unlink(missing_ok=True)
 
@@ -291,24 +244,3 @@ class VideoWriter:
             f"the film {self.path} cannot be written ({reason}); nothing was left of it: make "
             "room, or choose another folder"
         )
-
-
-def _for_aac(waveform: Tensor, rate: int) -> tuple[Tensor, int]:
-    """A waveform (C, T) with the channels and the rate that AAC can hold."""
-    waveform = (waveform[None] if waveform.ndim == 1 else waveform).detach().float().cpu()
-    if waveform.ndim != 2 or waveform.numel() == 0 or not bool(torch.isfinite(waveform).all()):
-        raise ValueError(
-            f"the sound must be (C, T) with finite samples, got {tuple(waveform.shape)}"
-        )
-    if waveform.shape[0] > len(_LAYOUTS):
-        waveform = waveform.mean(0, keepdim=True)
-    if rate in _AAC_RATES:
-        return waveform, rate
-    import librosa
-
-    better = next((known for known in _AAC_RATES if known >= rate), _AAC_RATES[-1])
-    resampled = librosa.resample(
-        waveform.numpy(), orig_sr=rate, target_sr=better, res_type="soxr_hq"
-    )
-    return torch.from_numpy(resampled), better
-

@@ -67,7 +67,7 @@ class Checkpoint:
     @property
     def training(self) -> dict[str, Any]:
         """How it was trained, as its trainer noted it."""
-        return _training(self.header)
+        return training_record(self.header)
 
 
 def find_checkpoint(path_or_name: str | Path) -> Path:
@@ -125,26 +125,41 @@ def load_model(
         ValueError: if it is no EMO checkpoint, or lacks tensors; the groups are named.
     """
     file, config = open_checkpoint(path_or_name)
-    modules: dict[str, nn.Module] = {"model.": EMO(config, dtype, "meta", operations)}
-    vae: AutoencoderKL | None = None
-    encoder: AudioEncoder | None = None
-    if "vae_config" in file.header:
-        vae = AutoencoderKL(VAEConfig.from_json(file.header["vae_config"]), dtype, "meta")
-        modules["vae."] = vae
-    heard = _audio_encoder_config(file.header)
-    if heard is not None:
-        # Not on the meta device: transformers computes some of its tables when it is built.
-        encoder = build_audio_encoder(heard, dtype=dtype, device=device)
-        modules["audio_encoder."] = encoder
-    _check_fit(file, modules)
+    modules = skeleton(file, config, dtype, device, operations)
+    check_fit(file, modules)
     for prefix, module in modules.items():
         names = module.state_dict()
         state = {name: file.read(prefix + name).to(device, dtype) for name in names}
         module.load_state_dict(state, assign=True)
         module.requires_grad_(False).eval()
-    model = modules["model."]
+    model, vae = modules["model."], modules.get("vae.")
+    encoder = modules.get("audio_encoder.")
     assert isinstance(model, EMO)
+    assert vae is None or isinstance(vae, AutoencoderKL)
+    assert encoder is None or isinstance(encoder, AudioEncoder)
     return Checkpoint(config, model, vae, encoder, dict(file.header))
+
+
+def skeleton(
+    file: WeightFile,
+    config: EMOConfig,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    operations: Any = nn,
+) -> dict[str, nn.Module]:
+    """The networks that a checkpoint says it holds, by the prefix of their names, without weights.
+
+    They are on the meta device but for the audio encoder, which is on `device`: transformers
+    computes some of its tables when it is built.
+    """
+    modules: dict[str, nn.Module] = {"model.": EMO(config, dtype, "meta", operations)}
+    if "vae_config" in file.header:
+        vae = VAEConfig.from_json(file.header["vae_config"])
+        modules["vae."] = AutoencoderKL(vae, dtype, "meta")
+    heard = audio_encoder_config(file.header)
+    if heard is not None:
+        modules["audio_encoder."] = build_audio_encoder(heard, dtype=dtype, device=device)
+    return modules
 
 
 def save_checkpoint(
@@ -205,7 +220,8 @@ def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> No
         partial.unlink(missing_ok=True)
 
 
-def _audio_encoder_config(header: Mapping[str, str]) -> AudioEncoderConfig | None:
+def audio_encoder_config(header: Mapping[str, str]) -> AudioEncoderConfig | None:
+    """Of the audio encoder that a checkpoint brings; None if it brings none."""
     if "audio_encoder" not in header:
         return None
     try:
@@ -215,7 +231,8 @@ def _audio_encoder_config(header: Mapping[str, str]) -> AudioEncoderConfig | Non
     return AudioEncoderConfig.from_dict(values)
 
 
-def _training(header: Mapping[str, str]) -> dict[str, Any]:
+def training_record(header: Mapping[str, str]) -> dict[str, Any]:
+    """How a checkpoint was trained, as its trainer noted it."""
     try:
         record = json.loads(header.get("training", "{}"))
     except json.JSONDecodeError:
@@ -223,8 +240,12 @@ def _training(header: Mapping[str, str]) -> dict[str, Any]:
     return record if isinstance(record, dict) else {"note": record}
 
 
-def _check_fit(file: WeightFile, modules: Mapping[str, nn.Module]) -> None:
-    """Compare names and shapes with the networks and say what does not fit, group by group."""
+def check_fit(file: WeightFile, modules: Mapping[str, nn.Module]) -> None:
+    """Compare names and shapes with the networks, by the prefix of their names.
+
+    Raises:
+        ValueError: if something does not fit; it is said group by group.
+    """
     wanted = {
         prefix + name: tuple(tensor.shape)
         for prefix, module in modules.items()
@@ -296,6 +317,6 @@ def describe_checkpoint(path_or_name: str | Path) -> dict[str, Any]:
         "steps": config.sampling.num_inference_steps,
         "cfg": config.sampling.guidance_scale,
         "speed_buckets": speed and {"centres": speed.centres, "radii": speed.radii},
-        "training": _training(file.header),
+        "training": training_record(file.header),
         "config": json.loads(config.to_json()),
     }

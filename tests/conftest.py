@@ -61,7 +61,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_checkpoint(
         path,
         EMO(smallest_config()),
-        AutoencoderKL(VAEConfig(8, (1, 1, 1, 1), 1, 4, 3, 3, 1.0, True, 4)),
+        AutoencoderKL(VAEConfig(32, (1, 1, 1, 1), 1, 4, 3, 3, 1.0, True, 4)),
         build_audio_encoder(heard),
         heard,
         {"steps": 0, "data_seed": 7},

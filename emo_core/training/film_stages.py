@@ -16,8 +16,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..attention import RelativePositions, Rows
+from ..conditions import Audience
 from ..config import EMOConfig
-from ..denoiser import Audience
 from ..face import region_mask
 from ..model import EMO, ClipInputs
 from ..sampling import NUM_TIMESTEPS, alphas_cumprod

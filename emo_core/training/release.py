@@ -12,12 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..audio import encode_sound, num_frames
-from ..clips import ClipPlan, plan_clips
+from ..audio import num_frames
+from ..clips import plan_clips
 from ..config import tiny
-from ..denoiser import Clip
-from ..face import CENTRED_PRIOR, WHOLE_PICTURE, Box, expand_box, region_mask
-from ..generate import Film, generate
+from ..face import CENTRED_PRIOR, WHOLE_PICTURE, Box, expand_box
+from ..film import Material, decode, film_from, hand_over, own_vae
+from ..generate import generate
 from ..model import EMO
 from ..sampling import Guidance, make_sampler
 from ..speed import speed_curve
@@ -79,10 +79,8 @@ class PuppetAnimator:
     """
 
     def __init__(self, checkpoint: Checkpoint, meter: PuppetMeter) -> None:
-        if checkpoint.vae is None or checkpoint.audio_encoder is None:
-            raise ValueError("the table needs a checkpoint with its own VAE and audio encoder")
         self.checkpoint, self.meter = checkpoint, meter
-        self.vae, self.encoder = checkpoint.vae, checkpoint.audio_encoder
+        self._vae = own_vae(checkpoint)
         sampling = checkpoint.config.sampling
         self._sample = make_sampler(
             checkpoint.model.denoising_unet, sampling.num_inference_steps,
@@ -97,35 +95,21 @@ class PuppetAnimator:
         """Make a film; see bench.Animate."""
         config = self.checkpoint.config
         count = num_frames(len(waveform), SAMPLE_RATE, config.frame_rate)
-        heard = encode_sound(self.encoder, waveform, count, config.frame_rate)
-        region = region_mask(
-            self._box(portrait, region_scale), config.picture_size, config.picture_size
-        )
-        film = Film(
-            portrait=self.vae.encode(portrait[None] * 2 - 1),
-            audio=heard.features,
-            region=region,
-            speed=None if speed is None else speed_curve(speed, count, config.frame_rate),
-            seed=seed,
-        )
-
-        def sample(clip: Clip, noise: Tensor, _: ClipPlan) -> Tensor:
-            return self._sample(clip, noise)
-
+        box = self._box(portrait, region_scale)
+        speeds = None if speed is None else speed_curve(speed, count, config.frame_rate)
+        material = Material(portrait, waveform, SAMPLE_RATE, box, speeds, seed)
+        film = film_from(self.checkpoint, material)
         plans = plan_clips(count, config.temporal.num_frames)
-        clips = generate(self.checkpoint.model, film, plans, sample)
-        return torch.cat([self._decode(latents) for latents in clips])
+        clips = generate(
+            self.checkpoint.model, film, plans, self._sample, hand_over(self.checkpoint)
+        )
+        return torch.cat([decode(self._vae, latents) for latents in clips])
 
     @torch.inference_mode()
     def round_trip(self, frames: Tensor) -> Tensor:
         """Frames (F, 3, H, W), 0..1, through the VAE."""
-        parts = [
-            self._decode(self.vae.encode(part * 2 - 1)) for part in torch.split(frames, 16)
-        ]
-        return torch.cat(parts)
-
-    def _decode(self, latents: Tensor) -> Tensor:
-        return (self.vae.decode(latents) / 2 + 0.5).clamp(0, 1)
+        vae, parts = self._vae, torch.split(frames, 16)
+        return torch.cat([decode(vae, vae.encode(part * 2 - 1)) for part in parts])
 
     def _box(self, portrait: Tensor, scale: float) -> Box:
         if math.isinf(scale):

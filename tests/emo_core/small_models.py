@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from emo_core.conditions import Conditions
 from emo_core.config import EMOConfig, LocatorConfig, SpeedConfig, TemporalConfig, hallo, tiny
-from emo_core.denoiser import Conditions
 from emo_core.model import EMO
 from emo_core.reference import ReferenceFeatures
 from emo_core.transformer import Seen, SpatialTransformer

@@ -13,7 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from emo_core.animate import AnimateRequest, Step, animate, find_device
+from emo_core.animate import Step, animate
+from emo_core.animate_request import AnimateRequest
+from emo_core.devices import find_device
 from emo_core.rhythm import FASTEST, SLOWEST, speed_from_sound
 from emo_core.video import read_sound, read_video
 

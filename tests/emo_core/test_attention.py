@@ -100,7 +100,7 @@ def test_far_offsets_share_the_last_entry() -> None:
 def test_positions_start_as_gaussians() -> None:
     positions = RelativePositions(2, 4, Build(dtype=torch.float64))
     positions.reset_parameters((1.0, 3.0))
-    bias = positions(4, 4).detach().reshape(2, 4, 4, 4, 4)
+    bias = positions(4, 4, torch.device("cpu")).detach().reshape(2, 4, 4, 4, 4)
     assert bias[0, 1, 1, 1, 1] == 0
     assert bias[0, 0, 0, 1, 2] == pytest.approx(-5 / 2)
     assert bias[1, 3, 1, 0, 2] == pytest.approx(-10 / 18)

@@ -3,8 +3,8 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from emo_core.conditions import Clip
 from emo_core.config import emo
-from emo_core.denoiser import Clip
 from emo_core.model import EMO, ClipInputs
 from emo_core.sampling import Guidance, predict
 

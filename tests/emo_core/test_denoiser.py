@@ -17,7 +17,7 @@ from small_models import (
 from test_reference import diffusers_unet
 
 from emo_core.attention import Rows
-from emo_core.denoiser import CONDITIONS, Audience
+from emo_core.conditions import CONDITIONS, Audience
 from emo_core.sampling import Guidance, predict
 
 TIMES = torch.tensor([999, 500, 20])

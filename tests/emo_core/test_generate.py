@@ -10,8 +10,8 @@ from small_models import FRAMES, LATENT, MOTION, VARIANTS, draw, small_model
 from torch import Tensor
 
 from emo_core.clips import ClipPlan, clip_noise, plan_clips
+from emo_core.conditions import Conditions
 from emo_core.config import hallo, tiny
-from emo_core.denoiser import Clip
 from emo_core.generate import Film, clip_inputs, generate
 from emo_core.model import EMO
 from emo_core.sampling import Guidance, make_sampler
@@ -33,14 +33,13 @@ def make_film(model: EMO, num_frames: int, seed: int = 3) -> Film:
 def sampler(model: EMO):
     if model.config.audio.attention == "masked3":
         # Hallo's masks are no part of ClipInputs yet.
-        everywhere = [torch.ones(3, (8 >> level) ** 2) for level in range(3)]
+        everywhere = torch.ones(3, 8, 8)
         run = make_sampler(model.denoising_unet, 2, Guidance(1.5))
-        return lambda clip, noise, plan: run(replace(clip, masks=everywhere), noise)
-    run = make_sampler(model.denoising_unet, 2, Guidance(1.5))
-    return lambda clip, noise, plan: run(clip, noise)
+        return lambda clip, noise, plan: run(replace(clip, masks=everywhere), noise, plan)
+    return make_sampler(model.denoising_unet, 2, Guidance(1.5))
 
 
-def echo(clip: Clip, noise: Tensor, plan: ClipPlan) -> Tensor:
+def echo(conditions: Conditions, noise: Tensor, plan: ClipPlan) -> Tensor:
     return noise
 
 
@@ -87,7 +86,7 @@ def test_clips_are_tied_by_motion_frames_alone() -> None:
     model = small_model("emo", torch.float32)
     film, handed, noises = make_film(model, 3 * FRAMES), [], []
 
-    def sample(clip: Clip, noise: Tensor, plan: ClipPlan) -> Tensor:
+    def sample(conditions: Conditions, noise: Tensor, plan: ClipPlan) -> Tensor:
         noises.append(noise[0])
         return torch.full_like(noise, float(plan.index + 1))
 
@@ -146,19 +145,19 @@ def test_reference_net_runs_once_a_clip_and_once_a_film() -> None:
 
 def test_only_one_clip_is_alive() -> None:
     model = small_model("emo", torch.float32)
-    clips: list[weakref.ref[Clip]] = []
+    clips: list[weakref.ref[Conditions]] = []
     latents: list[weakref.ref[Tensor]] = []
-    prepare = model.prepare
+    conditions = model.conditions
 
     def watched(portrait, motion, inputs):
         assert all(ref() is None for ref in clips)
-        return prepare(portrait, motion, inputs)
+        return conditions(portrait, motion, inputs)
 
-    model.prepare = watched
+    model.conditions = watched
 
-    def sample(clip: Clip, noise: Tensor, plan: ClipPlan) -> Tensor:
+    def sample(conditions: Conditions, noise: Tensor, plan: ClipPlan) -> Tensor:
         assert sum(ref() is not None for ref in latents) <= 1
-        clips.append(weakref.ref(clip))
+        clips.append(weakref.ref(conditions))
         out = noise.clone()
         latents.append(weakref.ref(out))
         return out
@@ -208,7 +207,8 @@ def test_a_film_may_be_planned_on_the_meta_device() -> None:
         region=film.region.to("meta"), speed=film.speed.to("meta"),
     )
 
-    def sample(clip: Clip, noise: Tensor, plan: ClipPlan) -> Tensor:
+    def sample(conditions: Conditions, noise: Tensor, plan: ClipPlan) -> Tensor:
+        clip = model.denoising_unet.prepare(conditions)
         return model.denoising_unet(noise, torch.zeros(1, device="meta"), clip)
 
     clips = list(generate(model, film, plan_clips(2 * FRAMES, FRAMES), sample))

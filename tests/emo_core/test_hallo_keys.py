@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from small_models import FRAMES, draw, make_conditions, small_model
 
+from emo_core.conditions import Audience
 from emo_core.config import hallo
-from emo_core.denoiser import Audience
 from emo_core.model import EMO
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "hallo-net-keys.json"

@@ -9,8 +9,9 @@ import torch
 from small_models import draw
 from torch import Tensor
 
+from emo_core.clips import ClipPlan
+from emo_core.conditions import CONDITIONS, Audience
 from emo_core.config import SamplingConfig, tiny
-from emo_core.denoiser import CONDITIONS, Audience
 from emo_core.sampling import (
     SOLVERS,
     Guidance,
@@ -24,6 +25,9 @@ KINDS = [
     ("scaled_linear", "epsilon"), ("cosine", "v_prediction"), ("cosine", "epsilon"),
     ("linear_zero_snr", "v_prediction"),
 ]
+
+
+WHOLE = ClipPlan(0, 0, 12)
 
 
 class Gaussian:
@@ -49,6 +53,9 @@ class Gaussian:
             return (x - a * clean) / b
         # v = a eps - b x0, with eps = (x - a x0) / b.
         return a * (x - a * clean) / b - b * clean
+
+    def prepare(self, conditions: None) -> None:
+        """It needs no conditions."""
 
     def exact(self, noise: Tensor, timestep: int) -> Tensor:
         """Where the probability flow takes the noise that sampling begins with."""
@@ -81,7 +88,7 @@ def written_out_ddim(denoiser: Gaussian, noise: Tensor, steps: int) -> Tensor:
 def test_ddim_is_ddim(schedule: str, prediction: str, steps: int) -> None:
     denoiser = Gaussian(schedule, prediction)
     noise = draw(1, 3, 4, 2, 2)
-    found = make_sampler(denoiser, steps, Guidance(1.0))(None, noise)
+    found = make_sampler(denoiser, steps, Guidance(1.0))(None, noise, WHOLE)
     expected = written_out_ddim(denoiser, noise, steps)
     # Diffusers steps in float32; the noise of cosine's first step is divided by 1 / 637.
     slack = 2e-3 if (schedule, prediction) == ("cosine", "epsilon") else 2e-5
@@ -95,7 +102,7 @@ def test_solvers_are_finite_on_every_schedule(
     schedule: str, prediction: str, solver, steps: int
 ) -> None:
     denoiser = Gaussian(schedule, prediction)
-    found = make_sampler(denoiser, steps, Guidance(1.0), solver)(None, draw(1, 2, 4, 2, 2))
+    found = make_sampler(denoiser, steps, Guidance(1.0), solver)(None, draw(1, 2, 4, 2, 2), WHOLE)
     assert found.isfinite().all()
     assert found.abs().max() < 10
 
@@ -112,7 +119,7 @@ def test_the_second_order_converges_faster(schedule: str) -> None:
         sampler = make_sampler(
             denoiser, steps, Guidance(1.0), solver, lambda done, latents: states.append(latents)
         )
-        sampler(None, noise)
+        sampler(None, noise, WHOLE)
         expected = denoiser.exact(noise, sampling_timesteps(steps)[-1])
         return float((states[-2].double() - expected).square().mean().sqrt())
 
@@ -172,13 +179,13 @@ def test_timesteps_are_those_of_the_hosts_simple_schedule(steps: int) -> None:
 
 def test_scale_one_runs_one_branch() -> None:
     denoiser = Gaussian("cosine", "v_prediction")
-    make_sampler(denoiser, 3, Guidance(1.0))(None, draw(1, 2, 4, 2, 2))
+    make_sampler(denoiser, 3, Guidance(1.0))(None, draw(1, 2, 4, 2, 2), WHOLE)
     assert denoiser.calls == [(1, 999), (1, 666), (1, 333)]
     denoiser.calls.clear()
-    make_sampler(denoiser, 2, Guidance(2.0))(None, draw(1, 2, 4, 2, 2))
+    make_sampler(denoiser, 2, Guidance(2.0))(None, draw(1, 2, 4, 2, 2), WHOLE)
     assert denoiser.calls == [(2, 999), (2, 499)]
     denoiser.calls.clear()
-    make_sampler(denoiser, 1, Guidance(2.0, 3.0))(None, draw(2, 2, 4, 2, 2))
+    make_sampler(denoiser, 1, Guidance(2.0, 3.0))(None, draw(2, 2, 4, 2, 2), WHOLE)
     assert denoiser.calls == [(6, 999)]
 
 
@@ -217,7 +224,7 @@ def test_every_step_is_reported() -> None:
         Gaussian("cosine", "v_prediction"), 3, Guidance(1.0),
         on_step=lambda done, latents: steps.append((done, latents.clone())),
     )
-    out = sampler(None, draw(1, 2, 4, 2, 2))
+    out = sampler(None, draw(1, 2, 4, 2, 2), WHOLE)
     assert [done for done, _ in steps] == [1, 2, 3]
     assert torch.equal(steps[-1][1], out)
 
@@ -225,12 +232,12 @@ def test_every_step_is_reported() -> None:
 def test_a_sampler_can_be_used_again() -> None:
     noise = draw(1, 2, 4, 2, 2)
     sampler = make_sampler(Gaussian("cosine", "v_prediction"), 4, Guidance(1.0), "dpmpp_2m")
-    assert torch.equal(sampler(None, noise), sampler(None, noise))
+    assert torch.equal(sampler(None, noise, WHOLE), sampler(None, noise, WHOLE))
 
 
 def test_the_spread_of_samples_is_that_of_the_data() -> None:
     denoiser = Gaussian("cosine", "v_prediction", mean=0.0, spread=0.3)
     noise = draw(1, 8, 4, 16, 16, dtype=torch.float32)
-    out = make_sampler(denoiser, 40, Guidance(1.0), "dpmpp_2m")(None, noise)
+    out = make_sampler(denoiser, 40, Guidance(1.0), "dpmpp_2m")(None, noise, WHOLE)
     assert float(out.std()) == pytest.approx(0.3, rel=0.05)
     assert math.isclose(float(out.mean()), 0.0, abs_tol=0.02)

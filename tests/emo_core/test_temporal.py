@@ -155,11 +155,11 @@ def test_every_frame_sees_every_motion_frame() -> None:
 def test_temporal_positions_are_distances() -> None:
     positions = TemporalPositions(2, 6, F64)
     positions.reset_parameters()
-    bias = positions(5).detach()
+    bias = positions(5, torch.device("cpu")).detach()
     assert bias.shape == (2, 5, 5)
     assert float(bias[0, 1, 4]) == pytest.approx(-2.0)
     assert float(bias[1, 4, 1]) == pytest.approx(-1.0)
     positions.table.weight.data = draw(11, 2)
-    bias = positions(5)
+    bias = positions(5, torch.device("cpu"))
     torch.testing.assert_close(bias[:, 0, 2], bias[:, 2, 4])
     assert not torch.allclose(bias[:, 0, 2], bias[:, 2, 0])

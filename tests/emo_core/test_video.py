@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import wave
 from collections.abc import Callable
 from fractions import Fraction
@@ -123,6 +124,24 @@ def test_one_sample_and_one_frame_are_a_film(tmp_path: Path) -> None:
         film.write(frames(1))
     assert len(read_video(tmp_path / "f.mp4")[0]) == 1
     assert read_sound(tmp_path / "f.mp4")[0].shape[0] == 1
+
+
+def test_the_smallest_pictures_are_a_film(tmp_path: Path) -> None:
+    for width, height in ((1, 1), (2, 2), (3, 1), (1, 16)):
+        with VideoWriter(tmp_path / "f.mp4", 25, (width, height)) as film:
+            film.write(frames(3, height, width))
+        read, _, metadata = read_video(tmp_path / "f.mp4")
+        assert tuple(read.shape) == (3, height + height % 2, width + width % 2, 3)
+        assert "comment" not in metadata
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "librosa", None)
+    with pytest.raises(ValueError, match=r"no rate of 22222 .* pip install librosa"):
+        VideoWriter(tmp_path / "f.mp4", 25, (16, 16), (tone(1, 900, 22222), 22222))
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ValueError, match=r"needs PyAV, .*: pip install av"):
+        VideoWriter(tmp_path / "f.mp4", 25, (16, 16))
 
 
 def test_the_same_film_is_the_same_file(tmp_path: Path) -> None:

@@ -1,0 +1,87 @@
+"""What `emo animate` is asked for, and what cannot work, told before anything is read."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from .face import Box
+from .sampling import SOLVERS, Solver, sampling_timesteps
+from .speed import parse_speed
+from .video import check_film_path
+from .weights import find_checkpoint
+
+MAX_CFG = 30.0
+
+
+@dataclass(frozen=True)
+class AnimateRequest:
+    """What a film is to be made from, and how.
+
+    Attributes:
+        portrait: a picture that Pillow reads.
+        sound: a sound or film that PyAV reads.
+        output: .mp4, .mov or .mkv.
+        model: a checkpoint file, or "emo-tiny".
+        seed: of the noise, 0 to 2^64 - 1; the same seed gives the same film.
+        steps: sampling steps, 1 to 1000; None for the checkpoint's own number.
+        cfg: guidance scale of all conditions, 0 to 30; None for the checkpoint's own.
+        audio_cfg: guidance scale of the sound alone; then `cfg` is that of the rest.
+        solver: "ddim" or "dpmpp_2m".
+        speed: head speed as parse_speed() reads it, or "sound"; None to leave it to the model.
+        face_box: x, y, width, height in pixels of the upright picture; None for a usual place.
+        start: seconds of the sound to leave out.
+        duration: seconds of the sound to take; None for all the rest.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+    """
+
+    portrait: Path
+    sound: Path
+    output: Path
+    model: str = "emo-tiny"
+    seed: int = 0
+    steps: int | None = None
+    cfg: float | None = None
+    audio_cfg: float | None = None
+    solver: Solver = "ddim"
+    speed: str | None = None
+    face_box: Box | None = None
+    start: float = 0.0
+    duration: float | None = None
+    device: str = "auto"
+
+
+def check_request(request: AnimateRequest) -> None:
+    """Say what cannot work, before anything is read.
+
+    Raises:
+        ValueError: if a value is out of its range, or the film would replace its own input.
+        OSError: if the film cannot be written where it is wanted.
+    """
+    check_film_path(request.output)
+    for name, path in (("portrait", request.portrait), ("sound", request.sound)):
+        if path.exists() and request.output.exists() and os.path.samefile(path, request.output):
+            raise ValueError(f"the film would replace its own {name} {path}; choose another name")
+    if not 0 <= request.seed < 1 << 64:
+        raise ValueError(f"seed must be 0 to 2^64 - 1, got {request.seed}")
+    if request.steps is not None:
+        sampling_timesteps(request.steps)
+    for name, scale in (("cfg", request.cfg), ("audio cfg", request.audio_cfg)):
+        if scale is not None and not 0 <= scale <= MAX_CFG:
+            raise ValueError(
+                f"{name} must be 0 to {MAX_CFG:g} (1 is no guidance), got {scale:g}"
+            )
+    if request.solver not in SOLVERS:
+        raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {request.solver!r}")
+    if request.speed is not None and request.speed.strip() != "sound":
+        parse_speed(request.speed)
+    if request.duration is not None and not request.duration > 0:
+        raise ValueError(f"duration must be above 0 s, got {request.duration:g} s; leave it out "
+                         "to take everything")
+    if not (math.isfinite(request.start) and request.start >= 0):
+        raise ValueError(f"start must be 0 s or later, got {request.start:g} s")
+    if request.face_box is not None and not all(map(math.isfinite, request.face_box)):
+        raise ValueError("a face box is X,Y,W,H in pixels, got a number that is not finite")
+    find_checkpoint(request.model)

@@ -1,0 +1,70 @@
+"""emo_core's Conditioner as the loop over clips calls it, loaded by the host for every call."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..emo_core.conditions import Conditions
+from ..emo_core.model import ClipInputs, Conditioner
+from ..emo_core.reference import Bank
+from .host import EMOParts, on_device
+
+
+class HostConditioner:
+    """Stands in the place of a Conditioner in `generate()`; what it gives rests on the CPU.
+
+    Between two clips the sampler may have pushed its weights off the device, so every call asks
+    the host for them again; where they still lie there that costs nothing.
+
+    Args:
+        parts: of the MODEL.
+        portrait: ReferenceNet's features of the portrait, encoded before.
+    """
+
+    def __init__(self, parts: EMOParts, portrait: Bank) -> None:
+        self.config = parts.config
+        self._patcher, self._dtype = parts.conditioner, parts.compute_dtype
+        self._portrait = portrait
+
+    def encode_portrait(self, latents: Tensor) -> Bank:
+        """ReferenceNetEncode has done it."""
+        return self._portrait
+
+    def encode_motion(self, latents: Tensor) -> Bank:
+        """See Conditioner.encode_motion()."""
+        return _rest(self._module().encode_motion(self._moved(latents)))
+
+    def no_motion(self, portrait: Bank) -> Bank:
+        """See Conditioner.no_motion(), which needs no weights."""
+        module: Conditioner = self._patcher.model
+        return module.no_motion(portrait)
+
+    def conditions(self, portrait: Bank, motion: Bank | None, inputs: ClipInputs) -> Conditions:
+        """See Conditioner.conditions()."""
+        speed = None if inputs.speed is None else self._moved(inputs.speed)
+        made = self._module().conditions(
+            {}, None, ClipInputs(self._moved(inputs.audio), self._moved(inputs.region), speed)
+        )
+        made = made.to(torch.device("cpu"), self._dtype)
+        return replace(made, reference=replace(made.reference, portrait=portrait, motion=motion))
+
+    def _module(self) -> Any:
+        return on_device(self._patcher)
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._patcher.load_device, self._dtype)
+
+
+def encode_portrait(parts: EMOParts, latents: Tensor) -> Bank:
+    """ReferenceNet's features of a portrait's latents (1, C, h, w), on the CPU."""
+    module = on_device(parts.conditioner)
+    place = (parts.conditioner.load_device, parts.compute_dtype)
+    return _rest(module.encode_portrait(latents.to(*place)))
+
+
+def _rest(bank: Bank) -> Bank:
+    return {name: tensor.cpu() for name, tensor in bank.items()}

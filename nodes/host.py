@@ -1,0 +1,244 @@
+"""The bridge to ComfyUI: the backbone as its MODEL, its memory management, its interruption."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.model_sampling
+import comfy.ops
+import comfy.patcher_extension
+import comfy.supported_models_base
+import torch
+from comfy.ldm.modules.attention import attention_pytorch, optimized_attention
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..emo_core.attention import Build
+from ..emo_core.conditions import Audience, Clip, Conditions
+from ..emo_core.config import EMOConfig
+from ..emo_core.denoiser import Denoiser
+from ..emo_core.sampling import alphas_cumprod
+from .conds import Branches, ClipCond
+
+logger = logging.getLogger(__name__)
+
+ATTACHMENT = "emo"
+_LEAST_SIGNAL = 4.8973451890853435e-08
+"""What ComfyUI puts in the place of no signal at all (comfy/model_sampling.py)."""
+_LAYERS = ("Linear", "Conv1d", "Conv2d", "GroupNorm", "LayerNorm", "Embedding")
+
+
+@dataclass(frozen=True)
+class EMOParts:
+    """What belongs to a MODEL of this pack beside its backbone.
+
+    Attributes:
+        config: what the model is.
+        identity: its name and a digest of its file: what was encoded by one fits no other.
+        conditioner: around ReferenceNet, face locator and projections.
+        hearing: around the audio encoder that it brings; None if it brings none.
+        compute_dtype: what the networks compute in.
+        training: how it was trained, as its trainer noted it.
+    """
+
+    config: EMOConfig
+    identity: str
+    conditioner: comfy.model_patcher.ModelPatcher
+    hearing: comfy.model_patcher.ModelPatcher | None
+    compute_dtype: torch.dtype
+    training: dict[str, Any]
+
+
+def parts_of(model: Any) -> EMOParts:
+    """What belongs to a MODEL.
+
+    Raises:
+        ValueError: if it is no MODEL of this pack.
+    """
+    attachment = getattr(model, "get_attachment", lambda key: None)(ATTACHMENT)
+    if not isinstance(attachment, EMOParts):
+        kind = type(getattr(model, "model", model)).__name__
+        raise ValueError(
+            f"EMO's nodes need the MODEL of EMO Model Loader, and got a {kind}; connect that loader"
+        )
+    return attachment
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model lives and in what it is kept and computed.
+
+    Attributes:
+        load_device: where it runs.
+        offload_device: where it waits.
+        dtype: of its weights.
+        manual_cast: what it computes in, if that is not `dtype`.
+    """
+
+    load_device: torch.device
+    offload_device: torch.device
+    dtype: torch.dtype
+    manual_cast: torch.dtype | None
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return self.manual_cast or self.dtype
+
+    def build(self) -> Build:
+        """Layers of the host's namespace, waiting on the offload device."""
+        operations = comfy.ops.pick_operations(self.dtype, self.manual_cast)
+        layers = {name: getattr(operations, name) for name in _LAYERS}
+        return Build(SimpleNamespace(**layers, attend=_attend), self.dtype, self.offload_device)
+
+
+def place_for(num_parameters: int, dtype: torch.dtype | None = None) -> Place:
+    """Where the host wants a model of this size; `dtype` overrules its choice of the weights'."""
+    management = comfy.model_management
+    device = management.get_torch_device()
+    kept = dtype or management.unet_dtype(device=device, model_params=num_parameters)
+    return Place(
+        device, management.unet_offload_device(), kept, management.unet_manual_cast(kept, device)
+    )
+
+
+def patcher(module: nn.Module, place: Place) -> comfy.model_patcher.ModelPatcher:
+    """A module in the host's core patcher, so that it is loaded and offloaded like all others."""
+    kind = getattr(
+        comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher
+    )  # newer hosts load weights as they are used, through a patcher of another name
+    return kind(module, load_device=place.load_device, offload_device=place.offload_device)
+
+
+def on_device(model: comfy.model_patcher.ModelPatcher) -> Any:
+    """Load a patcher's module through the host's memory management and return the module."""
+    comfy.model_management.load_models_gpu([model])
+    return model.model
+
+
+def check_interrupted() -> None:
+    """Raise the host's interruption if the user asked for one."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, num_heads: int, bias: Tensor | None = None
+) -> Tensor:
+    """emo_core.attention.attend() by the host's attention.
+
+    Its faster backends (sage, flash) leave a bias out, so where there is one PyTorch's own is used.
+    """
+    if bias is None:
+        return optimized_attention(query, key, value, heads=num_heads)
+    return attention_pytorch(query, key, value, num_heads, mask=bias.to(query.dtype)[None])
+
+
+class HostDenoiser(Denoiser):
+    """The backbone with the signature of a host's diffusion model: frames folded into the batch."""
+
+    def __init__(self, config: EMOConfig, build: Build) -> None:
+        super().__init__(config, build)
+        self.dtype = build.dtype
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, timesteps: Tensor, context: Any = None, control: Any = None,
+        transformer_options: dict[str, Any] | None = None, emo: Any = None, **kwargs: Any,
+    ) -> Tensor:  # fmt: skip
+        """Predict for x (rows * F, C, h, w); `emo` is a prepared Clip and each row's branch."""
+        wrappers = comfy.patcher_extension.get_all_wrappers(
+            comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options or {}
+        )
+        executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(
+            self._predict, self, wrappers
+        )
+        return executor.execute(x, timesteps, context, control, transformer_options, emo=emo)
+
+    def _predict(
+        self, x: Tensor, timesteps: Tensor, context: Any, control: Any, options: Any,
+        emo: tuple[Clip, tuple[frozenset[str], ...]],
+    ) -> Tensor:  # fmt: skip
+        clip, sees = emo
+        frames = self.config.temporal.num_frames
+        audience = Audience.of_branches(sees, 1, x.device)
+        out = super().forward(
+            rearrange(x, "(R F) C h w -> R F C h w", F=frames), timesteps[::frames], clip, audience
+        )
+        return rearrange(out, "R F C h w -> (R F) C h w")
+
+
+class EMOModel(comfy.model_base.BaseModel):
+    """EMO's backbone as a BaseModel: every sampler, scheduler and guider of the host drives it."""
+
+    def __init__(
+        self, config: EMOConfig, latent_format: comfy.latent_formats.LatentFormat, place: Place
+    ) -> None:
+        host = comfy.supported_models_base.BASE({"disable_unet_model_creation": True})
+        host.latent_format = latent_format
+        host.set_inference_dtype(place.dtype, place.manual_cast)
+        kinds = comfy.model_base.ModelType
+        predicts = kinds.EPS if config.sampling.prediction == "epsilon" else kinds.V_PREDICTION
+        super().__init__(host, predicts, device=place.offload_device)
+        self.diffusion_model = HostDenoiser(config, place.build())
+        left = alphas_cumprod(config.sampling.schedule).clamp(min=_LEAST_SIGNAL)
+        self.model_sampling.set_sigmas(((1 - left) / left).sqrt().float())
+        self._prepared: tuple[Conditions, tuple[Any, ...], Clip] | None = None
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        """Take EMO's conditions out of a CONDITIONING.
+
+        Raises:
+            ValueError: if it is of another pack or a text prompt.
+        """
+        conditions = kwargs.get("emo_conditions")
+        if not isinstance(conditions, Conditions):
+            raise ValueError(
+                "an EMO MODEL samples what EMOConditioning gives, and got another CONDITIONING; "
+                "connect positive and negative of EMOConditioning"
+            )
+        return {"emo": ClipCond(conditions, kwargs["emo_sees"])}
+
+    def _apply_model(
+        self, x: Tensor, t: Tensor, c_concat: Any = None, c_crossattn: Any = None,
+        control: Any = None, transformer_options: Any = None, emo: Any = None, **kwargs: Any,
+    ) -> Tensor:  # fmt: skip
+        self._check_size(x, emo)
+        clip = self._clip(emo.conditions, x)
+        return super()._apply_model(
+            x, t, c_concat, c_crossattn, control, transformer_options or {},
+            emo=(clip, emo.sees), **kwargs,
+        )  # fmt: skip
+
+    def _check_size(self, x: Tensor, emo: Branches) -> None:
+        frames = self.diffusion_model.config.temporal.num_frames
+        size = tuple(emo.conditions.region.shape[-2:])
+        if len(x) != len(emo.sees) * frames or tuple(x.shape[-2:]) != size:
+            raise ValueError(
+                f"one clip has {frames} frames of {size[1]}x{size[0]} latent cells, got a LATENT "
+                f"of {len(x) // len(emo.sees)} frames of {x.shape[-1]}x{x.shape[-2]}; connect the "
+                "LATENT of EMOConditioning"
+            )
+
+    def _clip(self, conditions: Conditions, x: Tensor) -> Clip:
+        """The projected conditions, made at a clip's first step and kept until sampling ends."""
+        model = self.current_patcher
+        dtype = self.manual_cast_dtype or self.get_dtype()
+        key = (model.patches_uuid, model.current_hooks, x.device, dtype)
+        if self._prepared is not None:
+            before, key_before, clip = self._prepared
+            if before is conditions and key_before == key:
+                return clip
+        self.forget()
+        clip = self.diffusion_model.prepare(conditions.to(x.device, dtype))
+        self._prepared = (conditions, key, clip)
+        return clip
+
+    def forget(self, *_: Any) -> None:
+        """Let go of the projected conditions; the host calls it when sampling ends."""
+        self._prepared = None

@@ -1,0 +1,203 @@
+"""EMO Model Loader: one checkpoint to a MODEL and its VAE."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import comfy.patcher_extension
+import folder_paths
+import torch
+from torch import Tensor, nn
+
+from ..emo_core.audio_encoder import build_audio_encoder
+from ..emo_core.config import EMOConfig
+from ..emo_core.model import Conditioner
+from ..emo_core.vae import VAEConfig
+from ..emo_core.weight_files import WeightFile
+from ..emo_core.weights import (
+    audio_encoder_config,
+    check_fit,
+    find_checkpoint,
+    open_checkpoint,
+    skeleton,
+    training_record,
+)
+from .compat import Schema, io
+from .example import example_portrait
+from .host import ATTACHMENT, EMOModel, EMOParts, Place, patcher, place_for
+from .vae import build_vae, latent_colours, latent_format
+
+BUILT_IN = "emo-tiny (built in)"
+FOLDER = "emo"
+DTYPES = {
+    "auto": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16,
+}  # fmt: skip
+
+folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
+
+
+def model_files() -> list[str]:
+    """What the loader offers: the built-in model, and the checkpoints in models/emo."""
+    names = folder_paths.get_filename_list(FOLDER)
+    return [BUILT_IN, *(name for name in names if name.endswith(".safetensors"))]
+
+
+def model_path(name: str) -> Path:
+    """The file of an entry of the loader.
+
+    Raises:
+        FileNotFoundError: if it is gone; the folder is named.
+    """
+    if name == BUILT_IN:
+        return find_checkpoint("emo-tiny")
+    path = folder_paths.get_full_path(FOLDER, name)
+    if path is None:
+        folder = folder_paths.get_folder_paths(FOLDER)[0]
+        raise FileNotFoundError(
+            f"there is no {name} in {folder} any more; put it there or choose another"
+        )
+    return Path(path)
+
+
+def load(path: Path, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
+    """MODEL and VAE of a checkpoint.
+
+    Args:
+        path: an EMO checkpoint.
+        dtype: of the weights; None for the host's choice.
+
+    Returns:
+        The host's ModelPatcher and VAE.
+
+    Raises:
+        ValueError: if the file is something else or incomplete; one sentence.
+    """
+    file, config = open_checkpoint(path)
+    check_fit(file, skeleton(file, config))
+    vae = _own_vae(file)
+    colours = None
+    if vae is not None:
+        colours = latent_colours(vae, example_portrait(config.picture_size))
+    place = place_for(file.num_parameters, dtype)
+    model = EMOModel(config, latent_format(config, colours), place)
+    _fill(model.diffusion_model, file, "model.denoising_unet.")
+    out = patcher(model, place)
+    out.set_attachments(ATTACHMENT, _parts(file, config, place))
+    out.add_callback(comfy.patcher_extension.CallbacksMP.ON_CLEANUP, _forget)
+    return out, vae
+
+
+def _forget(model: Any) -> None:
+    model.model.forget()
+
+
+def _parts(file: WeightFile, config: EMOConfig, place: Place) -> EMOParts:
+    conditioner = Conditioner(config, place.build())
+    _fill(conditioner, file, "model.")
+    return EMOParts(
+        config, f"{config.name} {_digest(file)}", patcher(conditioner, place), hearing(file),
+        place.compute_dtype, training_record(file.header),
+    )  # fmt: skip
+
+
+def hearing(file: WeightFile) -> Any:
+    """The audio encoder of a checkpoint in a patcher, in single precision; None if it has none."""
+    config = audio_encoder_config(file.header)
+    if config is None:
+        return None
+    place = place_for(0, torch.float32)
+    encoder = build_audio_encoder(config, dtype=torch.float32, device=place.offload_device)
+    _fill(encoder, file, "audio_encoder.")
+    return patcher(encoder, place)
+
+
+def embedded_hearing() -> Any:
+    """The audio encoder of emo-tiny, without the rest of it."""
+    return hearing(open_checkpoint("emo-tiny")[0])
+
+
+def _own_vae(file: WeightFile) -> Any:
+    if "vae_config" not in file.header:
+        return None
+    prefix = "vae."
+    state = {n[len(prefix):]: file.read(n) for n in file.shapes if n.startswith(prefix)}
+    return build_vae(VAEConfig.from_json(file.header["vae_config"]), state)
+
+
+def _fill(module: nn.Module, file: WeightFile, prefix: str) -> None:
+    """Read a module's weights, by its own names, in the dtype that the host chose for them."""
+    wanted = module.state_dict()
+    state = {name: _read(file, prefix + name, tensor) for name, tensor in wanted.items()}
+    module.load_state_dict(state, assign=True)
+    module.requires_grad_(False).eval()
+
+
+def _read(file: WeightFile, name: str, like: Tensor) -> Tensor:
+    return file.read(name).to(like.device, like.dtype)
+
+
+def _digest(file: WeightFile) -> str:
+    """Twelve characters that tell this file's weights from another's."""
+    digest = hashlib.sha256(repr(sorted(file.header.items())).encode())
+    names = sorted(file.shapes)
+    for name in names[:: max(1, len(names) // 16)]:
+        # Sixteen tensors tell files apart; a whole one of gigabytes would take seconds to read.
+        digest.update(name.encode() + file.read(name).contiguous().float().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+class EMOModelLoader(io.ComfyNode):
+    """One checkpoint to a MODEL and its VAE."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the node takes and gives."""
+        return Schema(
+            node_id="EMOModelLoader",
+            display_name="EMO Model Loader",
+            category="EMO",
+            description="Loads an EMO model: the networks that turn a portrait and a sound into "
+            "a talking film. emo-tiny is built in and needs no download.",
+            search_aliases=["emo", "talking head", "lip sync", "portrait animation"],
+            inputs=[
+                io.Combo.Input(
+                    "model_name", options=model_files(), default=BUILT_IN,
+                    tooltip="Which model to load: emo-tiny, which is built in and knows its own "
+                    "drawn puppets at 128x128 pixels, or a .safetensors file in models/emo.",
+                ),
+                io.Combo.Input(
+                    "dtype", options=list(DTYPES), default="auto",
+                    tooltip="Precision the weights are kept in; auto lets ComfyUI choose for your "
+                    "card, choose fp32 if pictures come out black or speckled.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    "model_out", display_name="model",
+                    tooltip="The model for EMO's nodes and for core samplers, LoRA loaders and "
+                    "model patches.",
+                ),
+                io.Vae.Output(
+                    "vae_out", display_name="vae",
+                    tooltip="The VAE that the checkpoint brings; a checkpoint without one leaves "
+                    "this empty, then connect an SD 1.5 VAE of your own.",
+                ),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, model_name: str, **kwargs: Any) -> Any:
+        """A file that was replaced is loaded again."""
+        try:
+            stat = model_path(model_name).stat()
+        except OSError:
+            return model_name
+        return model_name, stat.st_mtime_ns, stat.st_size
+
+    @classmethod
+    def execute(cls, model_name: str, dtype: str) -> io.NodeOutput:
+        """Load it."""
+        model, vae = load(model_path(model_name), DTYPES[dtype])
+        return io.NodeOutput(model, vae)

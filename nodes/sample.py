@@ -1,0 +1,233 @@
+"""EMOSampler and MotionFrameLooper: one clip, and all of them, through the host's samplers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from torch import Tensor
+
+from ..emo_core.clips import ClipPlan, clip_seed, plan_clips
+from ..emo_core.conditions import Conditions
+from ..emo_core.generate import generate
+from .compat import Schema, io
+from .condition import Inputs, clip_plan, film_of, hand_over_of, inputs_of_a_clip
+from .conds import positive_and_negative
+from .host import check_interrupted
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a clip is sampled: the widgets of both nodes."""
+
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+
+
+def sampler_widgets() -> list[io.Input]:
+    """The widgets of both nodes, in this order."""
+    return [
+        io.Int.Input(
+            "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
+            tooltip="Seed of the film's noise, 0 to 2^64-1; another seed is another take of the "
+            "same sound.",
+        ),
+        io.Int.Input(
+            "steps", default=6, min=1, max=1000,
+            tooltip="Sampling steps of a clip, 1 to 1000; emo-tiny was made for 6, weights of SD "
+            "1.5's size for about 40, and time grows with them.",
+        ),
+        io.Float.Input(
+            "cfg", default=2.0, min=0.0, max=30.0, step=0.1,
+            tooltip="How strongly the clip follows portrait and sound, 0 to 30; emo-tiny was made "
+            "for 2, Hallo's weights for 3.5, and 1 turns guidance off, which nearly halves the "
+            "work.",
+        ),
+        io.Combo.Input(
+            "sampler_name", options=comfy.samplers.SAMPLER_NAMES, default="euler",
+            tooltip="The sampler; euler with the scheduler simple is DDIM, which the models were "
+            "made for.",
+        ),
+        io.Combo.Input(
+            "scheduler", options=comfy.samplers.SCHEDULER_NAMES, default="simple",
+            tooltip="How the noise falls from step to step; simple is the spacing the models were "
+            "made for.",
+        ),
+    ]  # fmt: skip
+
+
+class ClipSampler:
+    """Samples one clip after the other with the host's sampler; one progress bar over all steps.
+
+    Args:
+        model: MODEL.
+        settings: the widgets.
+        seed: of the film.
+        total_clips: how many clips the bar is for.
+    """
+
+    def __init__(self, model: Any, settings: Settings, seed: int, total_clips: int) -> None:
+        self._model, self._settings, self._seed = model, settings, seed
+        self._bar = comfy.utils.ProgressBar(total_clips * settings.steps)
+        self._done = 0
+        self._previewer = latent_preview.get_previewer(
+            model.load_device, model.model.latent_format
+        )
+
+    def __call__(self, conditions: Conditions, noise: Tensor, plan: ClipPlan) -> Tensor:
+        """See emo_core.sampling.SampleClip."""
+        check_interrupted()
+        settings, model = self._settings, self._model
+        positive, negative = positive_and_negative(conditions)
+        samples = comfy.sample.sample(
+            model, noise[0].float().cpu(), settings.steps, settings.cfg, settings.sampler_name,
+            settings.scheduler, positive, negative, torch.zeros_like(noise[0].float().cpu()),
+            callback=self._callback(), disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=clip_seed(self._seed, plan.index),
+        )  # fmt: skip
+        if not bool(torch.isfinite(samples).all()):
+            raise ValueError(
+                f"clip {plan.index} came out as NaN; use the model's own steps and cfg, or dtype "
+                "fp32 in EMO Model Loader"
+            )
+        return torch.as_tensor(model.model.process_latent_in(samples.float().cpu()))[None]
+
+    def _callback(self) -> Callable[[int, Tensor, Tensor, int], None]:
+        begun = self._done
+        self._done += self._settings.steps
+
+        def callback(step: int, x0: Tensor, x: Tensor, total_steps: int) -> None:
+            preview = None
+            if self._previewer is not None:
+                preview = self._previewer.decode_latent_to_preview_image("JPEG", x0)
+            # Some samplers count more steps than were asked for; the bar must not run over.
+            part = self._settings.steps * (step + 1) // max(total_steps, 1)
+            self._bar.update_absolute(begun + part, preview=preview)
+
+        return callback
+
+
+def sample_film(
+    inputs: Inputs, settings: Settings, clip_index: int | None = None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Sample a film's clips, one after the other.
+
+    Args:
+        inputs: what the node is connected to.
+        settings: its widgets.
+        clip_index: the one clip to sample; None for all of them.
+
+    Returns:
+        LATENT of the frames, and LATENT of the last frames as sampled, which a next clip needs.
+    """
+    conditioner, film = film_of(inputs)
+    temporal, count = conditioner.config.temporal, len(film.audio)
+    if clip_index is None:
+        plans = list(plan_clips(count, temporal.num_frames))
+    else:
+        plans = [clip_plan(conditioner.config, count, clip_index)]
+    sampler = ClipSampler(inputs.model, settings, inputs.seed, len(plans))
+    motion = film.portrait[:0]
+
+    def sample_clip(conditions: Conditions, noise: Tensor, plan: ClipPlan) -> Tensor:
+        nonlocal motion
+        latents = sampler(conditions, noise, plan)
+        motion = latents[0, -temporal.num_motion_frames :]
+        return latents
+
+    clips = list(generate(conditioner, film, plans, sample_clip, hand_over_of(inputs)))
+    out = inputs.model.model.process_latent_out
+    return {"samples": out(torch.cat(clips))}, {"samples": out(motion)}
+
+
+_OUTPUTS = (
+    io.Latent.Output(
+        "latent", tooltip="The sampled frames, one picture a frame; decode them with EMO Decode "
+        "Video, or with core VAE Decode for pictures.",
+    ),
+    io.Latent.Output(
+        "motion_frames_out", display_name="motion_frames",
+        tooltip="The last frames as they were sampled, which the next clip sees; connect them to "
+        "motion_frames to go on.",
+    ),
+)  # fmt: skip
+
+
+class EMOSampler(io.ComfyNode):
+    """One clip of a film."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the node takes and gives."""
+        return Schema(
+            node_id="EMOSampler",
+            display_name="EMO Sampler",
+            category="EMO/advanced",
+            description="Samples one clip of a film, to chain clips by hand or to try settings on "
+            "one; Motion Frame Looper samples the whole sound.",
+            search_aliases=["emo", "sampler", "clip", "talking head"],
+            inputs=[
+                *inputs_of_a_clip(),
+                io.Int.Input(
+                    "clip_index", default=0, min=0, max=1_000_000,
+                    tooltip="Which clip of the film, 0 for the first; each has 12 frames with "
+                    "emo-tiny, and the next one needs the motion frames of this one.",
+                ),
+                *sampler_widgets(),
+            ],
+            outputs=list(_OUTPUTS),
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model: Any, reference: Any, audio_embedding: Any, clip_index: int, seed: int,
+        steps: int, cfg: float, sampler_name: str, scheduler: str, region: Any = None,
+        speed: Any = None, motion_frames: Any = None, motion_images: Any = None, vae: Any = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        """Sample it."""
+        inputs = Inputs(
+            model, reference, audio_embedding, region, speed, motion_frames, motion_images, vae,
+            seed,
+        )  # fmt: skip
+        settings = Settings(steps, cfg, sampler_name, scheduler)
+        return io.NodeOutput(*sample_film(inputs, settings, clip_index))
+
+
+class MotionFrameLooper(io.ComfyNode):
+    """All clips of a film."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the node takes and gives."""
+        return Schema(
+            node_id="MotionFrameLooper",
+            display_name="EMO Motion Frame Looper",
+            category="EMO",
+            description="Samples the whole sound clip by clip; each clip sees the last frames of "
+            "the one before, so that the film has any length and no seams.",
+            search_aliases=["emo", "long video", "talking head", "lip sync", "loop"],
+            inputs=[*inputs_of_a_clip(), *sampler_widgets()],
+            outputs=list(_OUTPUTS),
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, reference: Any, audio_embedding: Any, seed: int, steps: int, cfg: float,
+        sampler_name: str, scheduler: str, region: Any = None, speed: Any = None,
+        motion_frames: Any = None, motion_images: Any = None, vae: Any = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        """Sample them."""
+        inputs = Inputs(
+            model, reference, audio_embedding, region, speed, motion_frames, motion_images, vae,
+            seed,
+        )  # fmt: skip
+        settings = Settings(steps, cfg, sampler_name, scheduler)
+        return io.NodeOutput(*sample_film(inputs, settings))

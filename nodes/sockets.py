@@ -1,0 +1,162 @@
+"""The pack's own socket types: plain dicts of tensors with a version, which other packs can make.
+
+    EMO_AUDIO      features (F, L, D) float32, fps, encoder, alignment
+    EMO_SPEED      times (N,) in seconds, rising; speeds (N,) in degrees per frame at 30 fps, linear
+                   between the times and held at both ends
+    EMO_REFERENCE  model, what it was encoded by; latents (1, C, h, w); features, (1, C', h', w') of
+                   every spot; picture (H, W) and square (left, top, side) in its pixels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..emo_core.audio import AudioFeatures
+from ..emo_core.config import EMOConfig
+from ..emo_core.speed import speed_curve
+from .compat import io
+
+VERSION = 1
+
+Audio = io.Custom("EMO_AUDIO")
+Reference = io.Custom("EMO_REFERENCE")
+Speed = io.Custom("EMO_SPEED")
+
+_ENTRIES = {
+    "EMO_AUDIO": {"features", "fps", "encoder", "alignment"},
+    "EMO_SPEED": {"times", "speeds"},
+    "EMO_REFERENCE": {"model", "latents", "features", "picture", "square"},
+}
+_MADE_BY = {
+    "EMO_AUDIO": "LoadAudioEmbedding",
+    "EMO_SPEED": "SpeedBuckets",
+    "EMO_REFERENCE": "ReferenceNetEncode",
+}
+
+
+def pack_audio(heard: AudioFeatures) -> dict[str, Any]:
+    """EMO_AUDIO from what an audio encoder heard; the frames of the film, no padding."""
+    return {
+        "version": VERSION,
+        "features": heard.features[: heard.num_frames].float().cpu(),
+        "fps": float(heard.frame_rate),
+        "encoder": heard.encoder,
+        "alignment": heard.alignment,
+    }
+
+
+def unpack_audio(value: Any, config: EMOConfig, encoder: str | None) -> Tensor:
+    """Features (F, L, D) of an EMO_AUDIO, checked against the model.
+
+    Args:
+        value: of the socket.
+        config: of the model.
+        encoder: description of the model's own audio encoder; None for weights that hear with any
+            encoder of their shape.
+
+    Raises:
+        ValueError: if something differs; both sides are named.
+    """
+    _check("EMO_AUDIO", value)
+    features, audio = value["features"], config.audio
+    shape = (audio.num_layers, audio.layer_width)
+    if features.ndim != 3 or len(features) == 0 or tuple(features.shape[1:]) != shape:
+        raise ValueError(
+            f"the audio embedding has the shape {tuple(features.shape)} (frames, layers, width), "
+            f"and {config.name} hears {shape[0]} layers of {shape[1]}; connect MODEL to "
+            "LoadAudioEmbedding, so that it hears with the model's own encoder"
+        )
+    pairs = [("alignment", value["alignment"], audio.alignment),
+             ("frame rate", value["fps"], float(config.frame_rate))]  # fmt: skip
+    if encoder is not None:
+        pairs.append(("audio encoder", value["encoder"], encoder))
+    for name, got, wanted in pairs:
+        if got != wanted:
+            raise ValueError(
+                f"the audio embedding has the {name} {got}, and {config.name} was trained with "
+                f"{wanted}; connect MODEL to LoadAudioEmbedding"
+            )
+    if not bool(torch.isfinite(features).all()):
+        raise ValueError("the audio embedding holds NaN or infinite numbers; encode it again")
+    return torch.as_tensor(features)
+
+
+def pack_speed(times: Tensor, speeds: Tensor) -> dict[str, Any]:
+    """EMO_SPEED from times (N,) in seconds and speeds (N,) in degrees per frame at 30 fps."""
+    return {"version": VERSION, "times": times.double().cpu(), "speeds": speeds.float().cpu()}
+
+
+def unpack_speed(value: Any, num_frames: int, frame_rate: float) -> Tensor:
+    """The speed of every frame (num_frames,) of an EMO_SPEED.
+
+    Raises:
+        ValueError: if it is none, or its times do not rise.
+    """
+    _check("EMO_SPEED", value)
+    times, speeds = value["times"], value["speeds"]
+    if times.ndim != 1 or times.shape != speeds.shape or len(times) == 0:
+        raise ValueError(
+            f"a head speed needs one speed for each time, got times {tuple(times.shape)} and "
+            f"speeds {tuple(speeds.shape)}"
+        )
+    finite = bool(torch.isfinite(times).all() and torch.isfinite(speeds).all())
+    if not finite or bool((times.diff() <= 0).any()) or bool((speeds < 0).any()):
+        raise ValueError(
+            "a head speed needs rising times in seconds and speeds of 0 or more degrees per frame"
+        )
+    return speed_curve(list(zip(times.tolist(), speeds.tolist(), strict=True)), num_frames,
+                       frame_rate)  # fmt: skip
+
+
+def pack_reference(
+    model: str, latents: Tensor, features: Mapping[str, Tensor], picture: tuple[int, int],
+    square: tuple[int, int, int],
+) -> dict[str, Any]:  # fmt: skip
+    """EMO_REFERENCE of a portrait.
+
+    Args:
+        model: identity of the model that encoded it.
+        latents: (1, C, h, w), the portrait's.
+        features: ReferenceNet's, by the name of the spot.
+        picture: height and width in pixels of the picture that the portrait was cut from.
+        square: left, top and side of the cut, in its pixels.
+    """
+    return {
+        "version": VERSION,
+        "model": model,
+        "latents": latents.cpu(),
+        "features": {name: tensor.cpu() for name, tensor in features.items()},
+        "picture": picture,
+        "square": square,
+    }
+
+
+def unpack_reference(value: Any, model: str) -> dict[str, Any]:
+    """An EMO_REFERENCE that this model encoded.
+
+    Raises:
+        ValueError: if it is none, or another model's; both are named.
+    """
+    _check("EMO_REFERENCE", value)
+    if value["model"] != model:
+        raise ValueError(
+            f"the reference was encoded by {value['model']} and is sampled with {model}; connect "
+            "the same MODEL to ReferenceNetEncode"
+        )
+    return dict(value)
+
+
+def _check(kind: str, value: Any) -> None:
+    entries, node = _ENTRIES[kind], _MADE_BY[kind]
+    if not isinstance(value, Mapping) or not entries <= value.keys():
+        lacking = sorted(entries - set(value)) if isinstance(value, Mapping) else sorted(entries)
+        raise ValueError(f"{kind} lacks {', '.join(lacking)}; connect the output of {node}")
+    if value.get("version") != VERSION:
+        raise ValueError(
+            f"{kind} has version {value.get('version')}, this pack reads version {VERSION}; "
+            f"make it again with {node}"
+        )
