@@ -12,10 +12,10 @@ from torch import Tensor
 
 from .animate_request import AnimateRequest, check_request
 from .audio import num_frames, trim
-from .clips import num_clips, plan_clips
+from .clips import ClipNoise, Noise, num_clips, plan_clips
 from .devices import dtype_for, find_device
 from .film import Material, decode, film_from, hand_over, own_vae
-from .generate import Film, generate
+from .generate import Film, HandOver, generate
 from .pictures import fit_portrait, read_picture
 from .rhythm import speed_from_sound
 from .sampling import Guidance, make_sampler
@@ -106,9 +106,10 @@ def animate(request: AnimateRequest, progress: Progress | None = None) -> Animat
         report.frames, report.frames / report.fps, report.fps, report.clips, report.steps,
     )  # fmt: skip
     with torch.inference_mode():
-        latents = _latents(
-            request, checkpoint, film_from(checkpoint, material), report, progress
-        )
+        film = film_from(checkpoint, material)
+        noise = ClipNoise(request.seed)
+        onward = hand_over(checkpoint, material, film, noise)
+        latents = _latents(request, checkpoint, (film, onward, noise), report, progress)
         _write(request, checkpoint, material, latents, report)
     return report
 
@@ -174,7 +175,7 @@ def _write(
 def _latents(
     request: AnimateRequest,
     checkpoint: Checkpoint,
-    film: Film,
+    film_parts: tuple[Film, HandOver | None, Noise],
     report: AnimateReport,
     progress: Progress | None,
 ) -> Iterator[Tensor]:
@@ -196,4 +197,5 @@ def _latents(
         on_step,
     )
     plans = plan_clips(report.frames, report.clip_length)
-    yield from generate(checkpoint.model, film, plans, sample_clip, hand_over(checkpoint))
+    film, onward, noise = film_parts
+    yield from generate(checkpoint.model, film, plans, sample_clip, onward, noise)

@@ -277,8 +277,11 @@ def encode_windows(
         raise ValueError(f"pieces of 60 s need a whole number of frames, got {rate} per second")
     step = waveform.shape[0] if windows == "whole_file" else _PIECE_SECONDS * SAMPLE_RATE
     for index, start in enumerate(range(0, waveform.shape[0], step)):
+        last = start + step >= waveform.shape[0]
         with torch.no_grad():
-            heard = _piece(encoder, waveform[start : start + step], rate, pad_frames_to)
+            heard = _piece(
+                encoder, waveform[start : start + step], rate, pad_frames_to if last else 1
+            )
         yield int(index * _PIECE_SECONDS * rate), heard
 
 
@@ -308,7 +311,7 @@ def encode_sound(
             `whole_file` (Hallo) and `pieces_60s` (Hallo2) reproduce published weights; they
             count their own frames and memory grows with the file or the minute.
         pad_frames_to: Hallo's modes pad with silence to a multiple of this many frames
-            (Hallo: its clip length, 16).
+            (Hallo: its clip length, 16); of pieces only the last one is.
         dtype: of the result, which stays on the CPU.
 
     Raises:

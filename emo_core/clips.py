@@ -50,6 +50,79 @@ def clip_seed(seed: int, index: int) -> int:
     return (seed + index * _SEED_STEP) % _SEED_RANGE
 
 
+class ClipNoise:
+    """Random numbers of a film, each clip's from a seed of its own: no clip depends on another.
+
+    Args:
+        seed: of the film.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def latents(self, index: int, shape: tuple[int, ...]) -> Tensor:
+        """A clip's noise (F, C, h, w)."""
+        return clip_noise(self._seed, index, shape)
+
+    def pixels(self, index: int, size: tuple[int, int]) -> Tensor:
+        """A number in 0..1 for each pixel (H, W), for a clip's mask of its motion frames."""
+        generator = torch.Generator().manual_seed(clip_seed(~self._seed % _SEED_RANGE, index))
+        return torch.rand(size, generator=generator)
+
+
+class StreamNoise:
+    """Random numbers of a film as Hallo draws them: one stream over all clips, channels first.
+
+    Hallo2 draws a mask of the pixels before each clip's noise from the same stream. A clip may be
+    asked for in any order; those before it are drawn again only when going back.
+
+    Args:
+        seed: of the stream (Hallo's is 42).
+        shape: (F, C, h, w) of a clip.
+        mask_size: (H, W) of Hallo2's mask; None for Hallo.
+    """
+
+    def __init__(
+        self, seed: int, shape: tuple[int, ...], mask_size: tuple[int, int] | None = None
+    ) -> None:
+        self._seed, self._shape, self._mask_size = seed, shape, mask_size
+        self._rewind()
+
+    def latents(self, index: int, shape: tuple[int, ...]) -> Tensor:
+        """A clip's noise (F, C, h, w)."""
+        if shape != self._shape:
+            raise ValueError(f"this stream is of clips {self._shape}, asked for {shape}")
+        return self._at(index)[0]
+
+    def pixels(self, index: int, size: tuple[int, int]) -> Tensor:
+        """A number in 0..1 for each pixel (H, W), for a clip's mask of its motion frames."""
+        mask = self._at(index)[1]
+        if mask is None or mask.shape != size:
+            raise ValueError(f"this stream has masks of {self._mask_size}, asked for {size}")
+        return mask
+
+    def _rewind(self) -> None:
+        self._generator = torch.Generator().manual_seed(self._seed)
+        self._index = -1
+        self._drawn: tuple[Tensor, Tensor | None] = (torch.empty(0), None)
+
+    def _at(self, index: int) -> tuple[Tensor, Tensor | None]:
+        if index < self._index:
+            self._rewind()
+        frames, channels, height, width = self._shape
+        while self._index < index:
+            mask = None
+            if self._mask_size is not None:
+                mask = torch.rand(self._mask_size, generator=self._generator)
+            noise = torch.randn((channels, frames, height, width), generator=self._generator)
+            self._drawn = (noise.transpose(0, 1).contiguous(), mask)
+            self._index += 1
+        return self._drawn
+
+
+Noise = ClipNoise | StreamNoise
+
+
 def clip_noise(seed: int, index: int, shape: tuple[int, ...]) -> Tensor:
     """A clip's noise (F, C, h, w), drawn on the CPU: the same on every machine."""
     generator = torch.Generator().manual_seed(clip_seed(seed, index))

@@ -25,7 +25,7 @@ class Conditions:
         region: (B, widths[0], h, w), what the face locator gave.
         speed: (B, F, l) speed features, or None where no speed is asked for.
         face_tokens: (2, B, face_tokens, width), those of no face and of the face (Hallo).
-        masks: (3, h, w), Hallo's full, face and lip regions at the latents' size.
+        masks: of each resolution level (3, h, w): Hallo's full, face and lip regions.
     """
 
     reference: ReferenceFeatures
@@ -33,7 +33,7 @@ class Conditions:
     region: Tensor
     speed: Tensor | None = None
     face_tokens: Tensor | None = None
-    masks: Tensor | None = None
+    masks: tuple[Tensor, ...] = ()
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Conditions:
         """The same on another device and in another dtype."""
@@ -51,7 +51,7 @@ class Conditions:
             self.region.to(device, dtype),
             moved(self.speed),
             moved(self.face_tokens),
-            moved(self.masks),
+            tuple(masks.to(device, dtype) for masks in self.masks),
         )
 
 

@@ -1,4 +1,4 @@
-"""What a model is: frozen, validated configurations and the presets emo(), hallo() and tiny().
+"""What a model is: frozen, validated configurations, and presets from emo() to tiny().
 
 Variants of the network (EMO's own architecture, Hallo's, the embedded small model) are values of
 these fields, never subclasses or branches on a training mode. A configuration travels as JSON in
@@ -8,7 +8,7 @@ the header of its checkpoint.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, get_type_hints
 
 
@@ -32,6 +32,10 @@ class UNetConfig:
         face_embedding_width: width of the face embedding they are projected from.
         position_grid: rows and columns up to which attentions know relative positions (emo-tiny);
             0 for none (SD 1.5).
+        reference_order: which face tokens the portrait and the motion frames see where there are
+            any: "conditional", those of their own branch of guidance; "published", Hallo's, whose
+            rows see none and the face in turn, and whose frames read the two portraits in turn.
+        reference_rounding: "float16" rounds what ReferenceNet gives, as Hallo does; "none".
     """
 
     latent_channels: int
@@ -47,6 +51,8 @@ class UNetConfig:
     face_token_width: int
     face_embedding_width: int
     position_grid: int
+    reference_order: Literal["published", "conditional"] = "conditional"
+    reference_rounding: Literal["float16", "none"] = "none"
 
     def __post_init__(self) -> None:
         for width in self.widths:
@@ -122,6 +128,8 @@ class TemporalConfig:
         num_motion_frames: n, frames of the previous clip that a clip sees.
         first_motion: what the first clip sees: "zeros" (EMO's zero maps) or "image" (Hallo).
         hand_over: motion frames go on as "latents", or through "pixels": decoded, clamped, encoded.
+        motion_mask: share of the motion frames' pixels outside the face that are turned to grey at
+            random (Hallo2: a quarter); needs hand_over "pixels".
     """
 
     levels: tuple[int, ...]
@@ -131,8 +139,14 @@ class TemporalConfig:
     num_motion_frames: int
     first_motion: Literal["zeros", "image"]
     hand_over: Literal["latents", "pixels"]
+    motion_mask: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.motion_mask < 1 or (self.motion_mask and self.hand_over != "pixels"):
+            raise ValueError(
+                "motion_mask is a share of pixels, 0 to 1, and needs hand_over 'pixels'; got "
+                f"{self.motion_mask} with {self.hand_over!r}"
+            )
         if self.num_frames + self.num_motion_frames > self.max_positions:
             raise ValueError(
                 f"num_frames + num_motion_frames must not exceed max_positions="
@@ -263,10 +277,12 @@ class EMOConfig:
 def _build(kind: Any, values: dict[str, Any]) -> Any:
     """Make the dataclass `kind` from plain values, lists as tuples, all the way down."""
     known = {field.name for field in fields(kind)}
-    if set(values) != known:
+    # Fields that came later have defaults, so that older checkpoints stay what they are.
+    needed = {field.name for field in fields(kind) if field.default is MISSING}
+    if not needed <= set(values) <= known:
         raise ValueError(
             f"{kind.__name__} expects the fields {sorted(known)}, missing "
-            f"{sorted(known - set(values))}, unknown {sorted(set(values) - known)}"
+            f"{sorted(needed - set(values))}, unknown {sorted(set(values) - known)}"
         )
     hints = get_type_hints(kind)
     made = {}
@@ -354,12 +370,25 @@ def hallo() -> EMOConfig:
             face_token_width=768,
             face_embedding_width=512,
             position_grid=0,
+            reference_order="published",
+            reference_rounding="float16",
         ),
         audio=AudioConfig("masked3", 12, 768, 2, 32, 768, 512, "wav2vec2", "before", "whole_file"),
         temporal=TemporalConfig((0, 1, 2), 2, 32, 16, 2, "image", "pixels"),
         speed=None,
         locator=LocatorConfig(3, (16, 32, 64, 128)),
         sampling=SamplingConfig("linear_zero_snr", "v_prediction", 40, 3.5),
+    )
+
+
+def hallo2() -> EMOConfig:
+    """Hallo2's: Hallo's network, with greyed motion frames and sound in pieces of a minute."""
+    first = hallo()
+    return replace(
+        first,
+        name="hallo2",
+        audio=replace(first.audio, windows="pieces_60s"),
+        temporal=replace(first.temporal, motion_mask=0.25),
     )
 
 

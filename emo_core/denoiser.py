@@ -7,6 +7,9 @@ step changes (keys, values, motion frames, region) is projected once per clip, b
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import zip_longest
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -81,7 +84,9 @@ class Denoiser(UNet):
                     clip.audio[spot.name] = audio.project_audio(conditions.audio_tokens)
                 temporal = block.layer("motion_modules", index)
                 if isinstance(temporal, TemporalModule) and motion is not None:
-                    clip.motion[spot.name] = temporal.prepare(motion[spot.name])
+                    frames = motion[spot.name]
+                    variants = len(frames) // len(conditions.region)
+                    clip.motion[spot.name] = replace(temporal.prepare(frames), variants=variants)
                     if conditions.speed is not None:
                         clip.speed[spot.name] = temporal.project_speed(conditions.speed)
         height, width = conditions.region.shape[-2:]
@@ -91,10 +96,9 @@ class Denoiser(UNet):
         ]
         if self.config.unet.position_grid:
             self._prepare_positions(clip, conditions, sizes)
-        if conditions.masks is not None:
-            for size in sizes:
-                masks = functional.interpolate(conditions.masks[None], size, mode="area")
-                clip.masks.append(masks[0].flatten(1))
+        if self.config.audio.attention == "masked3":
+            clip.masks.extend(_checked(masks, size) for masks, size in
+                              zip_longest(conditions.masks, sizes))
         return clip
 
     @staticmethod
@@ -172,7 +176,7 @@ class Denoiser(UNet):
         face = clip.face.get(spot.name)
         return SpatialInputs(
             num_frames=frames,
-            reference=None if reference is None else Seen(reference, audience.reference),
+            reference=None if reference is None else _portrait(reference, audience, clip, frames),
             face=None if face is None else Seen(face, _face_rows(audience, face, num_rows)),
             audio=tuple(Seen(context, audience.audio) for context in audio),
             self_bias=clip.self_bias[spot.level] if clip.self_bias else None,
@@ -187,10 +191,16 @@ class Denoiser(UNet):
         """What the temporal module of a spot sees; motion frames are laid out for all rows."""
         motion = clip.motion[spot.name]
         batch = clip.region.shape[0]
-        if num_rows != batch:
-            copies = num_rows // batch
-            key, value = (part.repeat(copies, 1, 1) for part in motion.context)
-            motion = MotionState(motion.hidden_states.repeat(copies, 1, 1), (key, value))
+        hidden, variants = motion.hidden_states, motion.variants
+        if num_rows != batch or variants > 1:
+            rows = torch.arange(num_rows, device=hidden.device) % batch
+            if variants > 1:
+                rows[_seeing(audience)] += batch
+            hidden, key, value = (
+                rearrange(part, "(B N) n C -> B N n C", B=variants * batch)[rows].flatten(0, 1)
+                for part in (hidden, *motion.context)
+            )
+            motion = MotionState(hidden, (key, value))
         return TemporalInputs(
             motion=motion,
             speed=clip.speed.get(spot.name),
@@ -203,5 +213,38 @@ def _face_rows(audience: Audience, face: KeyValue, num_rows: int) -> Rows:
     """Rows that see the portrait see its face tokens, the others those of no face."""
     batch = face[0].shape[0] // 2
     source = torch.arange(num_rows, device=face[0].device) % batch
-    source[slice(None) if audience.reference.index is None else audience.reference.index] += batch
+    source[_seeing(audience)] += batch
     return Rows(source=source)
+
+
+def _seeing(audience: Audience) -> slice | Tensor:
+    """The rows that see the portrait."""
+    index = audience.reference.index
+    return slice(None) if index is None else index
+
+
+def _portrait(reference: KeyValue, audience: Audience, clip: Clip, frames: int) -> Seen:
+    """The portrait for the rows that see it; where there are two, frames read them in turn.
+
+    Hallo counts frames over both branches of guidance, so the second begins at number F.
+    """
+    rows, batch = audience.reference, clip.region.shape[0]
+    if reference[0].shape[0] == batch:
+        return Seen(reference, rows)
+    turns = (torch.arange(frames, device=reference[0].device) + frames) % 2
+    return Seen(reference, rows, turns * batch)
+
+
+def _checked(masks: Tensor | None, size: tuple[int, int] | None) -> Tensor:
+    """Masks (3, h, w) of a level as (3, N).
+
+    Raises:
+        ValueError: if they are not of that level.
+    """
+    if masks is None or size is None or tuple(masks.shape) != (3, *size):
+        raise ValueError(
+            f"this model hears through masks of the picture, the face and the lips, (3, *{size}) "
+            f"at this level, got {None if masks is None else tuple(masks.shape)}; make them with "
+            "emo_core.face_masks"
+        )
+    return masks.flatten(1)

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from .audio import AudioEncoder, encode_sound, num_frames, to_mono_16k
+from .clips import Noise
 from .face import CENTRED_PRIOR, Box, region_mask
 from .generate import Film, HandOver
+from .hand_over import Greyed, PixelHandOver
 from .vae import AutoencoderKL
 from .weights import Checkpoint
 
@@ -74,16 +76,15 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     return (frames / 2 + 0.5).clamp(0, 1)
 
 
-def hand_over(checkpoint: Checkpoint) -> HandOver | None:
+def hand_over(checkpoint: Checkpoint, material: Material, film: Film, noise: Noise
+              ) -> HandOver | None:
     """Motion frames go on as latents (None), or as Hallo does: decoded, clamped, encoded."""
-    if checkpoint.config.temporal.hand_over == "latents":
+    config = checkpoint.config.temporal
+    if config.hand_over == "latents":
         return None
     vae = own_vae(checkpoint)
-
-    def through_pixels(latents: Tensor) -> Tensor:
-        return vae.encode(vae.decode(latents[0]).clamp(-1, 1))[None]
-
-    return through_pixels
+    picture = material.picture.to(film.portrait)[None] * 2 - 1
+    return PixelHandOver(vae.decode, vae.encode, config, Greyed(picture, film.region, noise))
 
 
 def own_vae(checkpoint: Checkpoint) -> AutoencoderKL:

@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 
 from .audio_tokens import window_features
-from .clips import ClipPlan, clip_noise
+from .clips import ClipNoise, ClipPlan, Noise
 from .conditions import Conditions
 from .model import ClipInputs, Conditioner
 from .reference import Bank
 from .sampling import SampleClip
 from .speed import speed_windows
 
-HandOver = Callable[[Tensor], Tensor]
+HandOver = Callable[["Tensor | None", ClipPlan], "Tensor | None"]
+"""Takes the last latents (1, n, C, h, w) before a clip, as they were sampled, and the clip's plan
+to what the clip sees of them. Both are None where a film begins, if the model has a beginning of
+its own; then `first_motion` of its configuration says what the first clip sees."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,14 @@ class Film:
 
     Attributes:
         portrait: (1, C, h, w), the portrait's latents.
-        audio: (F, L, D), features of the sound at the frame rate.
+        audio: (F, L, D), features of the sound at the frame rate; may go on behind the film.
         region: (channels, H, W), face region, 1 inside.
         speed: (F,), head speed in degrees per frame at 30 fps; None for no request.
         motion: (1, n, C, h, w), last latents of the clip before the first one that is made here,
             as it was sampled: `hand_over` is still to come; None for a new film.
         seed: of the noise.
+        face: (1, face_embedding_width), face embedding; None for zeros, the face of nobody (Hallo).
+        masks: of each resolution level (3, h, w), from face_masks.mask_levels() (Hallo).
     """
 
     portrait: Tensor
@@ -39,6 +44,8 @@ class Film:
     speed: Tensor | None = None
     motion: Tensor | None = None
     seed: int = 0
+    face: Tensor | None = None
+    masks: tuple[Tensor, ...] = ()
 
 
 @torch.no_grad()
@@ -48,6 +55,7 @@ def generate(
     clips: Iterable[ClipPlan],
     sample_clip: SampleClip,
     hand_over: HandOver | None = None,
+    noise: Noise | None = None,
 ) -> Iterator[Tensor]:
     """Yield a film clip by clip; memory does not grow with its length, gradients are not kept.
 
@@ -59,21 +67,23 @@ def generate(
             latents (1, F, C, h, w); sampling.make_sampler() makes one.
         hand_over: what happens to a clip's last latents (1, n, C, h, w) before the next clip sees
             them; None hands them on as they are.
+        noise: random numbers of every clip; None for ClipNoise(film.seed).
 
     Yields:
         (kept, C, h, w), the frames of each clip that belong to the film.
     """
     config = model.config.temporal
-    portrait = model.encode_portrait(film.portrait)
+    noise = noise or ClipNoise(film.seed)
+    portrait = model.encode_portrait(film.portrait, film.face)
     last = film.motion
+    shape = (config.num_frames, *film.portrait.shape[1:])
     for plan in clips:
-        if last is not None and hand_over is not None:
-            last = hand_over(last)
-        shape = (config.num_frames, *film.portrait.shape[1:])
-        noise = clip_noise(film.seed, plan.index, shape).to(film.portrait)
+        if hand_over is not None:
+            last = hand_over(last, plan)
+        start = noise.latents(plan.index, shape).to(film.portrait)
         # No name keeps a clip's conditions: they are gone before the next clip's are made.
         latents = sample_clip(
-            clip_conditions(model, film, plan, portrait, last), noise[None], plan
+            clip_conditions(model, film, plan, portrait, last), start[None], plan
         )
         yield latents[0, : plan.kept]
         last = latents[:, -config.num_motion_frames :]
@@ -101,11 +111,12 @@ def motion_features(model: Conditioner, film: Film, portrait: Bank, last: Tensor
     The paper's first clip sees zero maps, Hallo's the portrait in the place of every motion frame.
     """
     if last is not None:
-        return model.encode_motion(last)
+        return model.encode_motion(last, film.face)
     config = model.config.temporal
     if config.first_motion == "zeros":
         return model.no_motion(portrait)
-    return model.encode_motion(film.portrait[:, None].repeat(1, config.num_motion_frames, 1, 1, 1))
+    first = film.portrait[:, None].repeat(1, config.num_motion_frames, 1, 1, 1)
+    return model.encode_motion(first, film.face)
 
 
 def clip_inputs(model: Conditioner, film: Film, plan: ClipPlan) -> ClipInputs:
@@ -116,4 +127,10 @@ def clip_inputs(model: Conditioner, film: Film, plan: ClipPlan) -> ClipInputs:
     speed = None
     if film.speed is not None and config.speed is not None:
         speed = speed_windows(film.speed, plan.first, frames, config.speed.window)[None].to(place)
-    return ClipInputs(audio=audio[None].to(place), region=film.region[None].to(place), speed=speed)
+    return ClipInputs(
+        audio=audio[None].to(place),
+        region=film.region[None].to(place),
+        speed=speed,
+        face=None if film.face is None else film.face.to(place),
+        masks=tuple(masks.to(place) for masks in film.masks),
+    )

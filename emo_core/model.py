@@ -27,11 +27,15 @@ class ClipInputs:
         audio: (B, F, 2m + 1, L, D), each frame's window of sound features.
         region: (B, channels, H, W), region mask in pixels, 1 inside.
         speed: (B, F, 2m + 1), each frame's window of head speeds, or None for no request.
+        face: (B, face_embedding_width), the portrait's face embedding, or None for zeros (Hallo).
+        masks: of each resolution level (3, h, w): full picture, face and lips (Hallo).
     """
 
     audio: Tensor
     region: Tensor
     speed: Tensor | None = None
+    face: Tensor | None = None
+    masks: tuple[Tensor, ...] = ()
 
 
 class Conditioner(nn.Module):
@@ -54,19 +58,70 @@ class Conditioner(nn.Module):
         if config.speed is not None:
             self.speed_encoder = SpeedEncoder(config.speed, build)
 
-    def encode_portrait(self, latents: Tensor) -> Bank:
-        """ReferenceNet's features of portraits (B, C, h, w); once per video."""
-        bank: Bank = self.reference_unet(latents)
-        return bank
+    def face_tokens(self, embedding: Tensor | None, like: Tensor) -> Tensor | None:
+        """Tokens of no face and of the face, (2, B, T, D); None for models without.
 
-    def encode_motion(self, latents: Tensor) -> Bank:
-        """ReferenceNet's features of motion frames (B, n, C, h, w); once per clip."""
-        bank = self.reference_unet(rearrange(latents, "B n C h w -> (B n) C h w"))
+        Args:
+            embedding: (B, face_embedding_width); None for zeros, which is the face of nobody.
+            like: (B, ...), a tensor whose batch, device and dtype the tokens get.
+        """
+        width = self.config.unet.face_embedding_width
+        if not self.config.unet.face_tokens:
+            return None
+        nobody = like.new_zeros(like.shape[0], width)
+        face = nobody if embedding is None else embedding.to(nobody)
+        if face.shape != nobody.shape:
+            raise ValueError(
+                f"a face embedding has {width} numbers, got {tuple(face.shape)} for {len(like)} "
+                "portraits; give the embedding of the encoder that the weights were trained with"
+            )
+        return torch.stack([self.imageproj(nobody), self.imageproj(face)])
+
+    def encode_portrait(self, latents: Tensor, face: Tensor | None = None) -> Bank:
+        """ReferenceNet's features of portraits (B, C, h, w); once per video.
+
+        Args:
+            latents: of the portraits.
+            face: (B, face_embedding_width), their face embeddings; None for zeros.
+        """
+        tokens = self.face_tokens(face, latents)
+        if tokens is None:
+            return self._features(latents, None)
+        if self.config.unet.reference_order == "conditional":
+            return self._features(latents, tokens[1])
+        # Hallo runs [portrait, motion frames] once for each branch, and row k of that batch sees
+        # the face if k is odd: the second branch begins at row n + 1.
+        second = (self.config.temporal.num_motion_frames + 1) % 2
+        return self._features(latents.repeat(2, 1, 1, 1), tokens[[0, second]].flatten(0, 1))
+
+    def encode_motion(self, latents: Tensor, face: Tensor | None = None) -> Bank:
+        """ReferenceNet's features of motion frames (B, n, C, h, w); once per clip.
+
+        Args:
+            latents: of the motion frames.
+            face: (B, face_embedding_width), the face embeddings; None for zeros.
+        """
         count = latents.shape[1]
+        tokens = self.face_tokens(face, latents)
+        if tokens is not None:
+            rows = torch.arange(2)[:, None].expand(2, count)
+            if self.config.unet.reference_order == "published":
+                rows = (rows * (count + 1) + 1 + torch.arange(count)) % 2
+            latents = latents.repeat(2, 1, 1, 1, 1)
+            tokens = rearrange(tokens[rows], "V n B T D -> (V B n) T D")
+        bank = self._features(rearrange(latents, "B n C h w -> (B n) C h w"), tokens)
         return {
             name: rearrange(features, "(B n) C h w -> B n C h w", n=count)
             for name, features in bank.items()
         }
+
+    def _features(self, latents: Tensor, tokens: Tensor | None) -> Bank:
+        """ReferenceNet's features of pictures (N, C, h, w) that see face tokens (N, T, D)."""
+        net = self.reference_unet
+        bank: Bank = net(latents, None if tokens is None else net.project_face(tokens))
+        if self.config.unet.reference_rounding == "none":
+            return bank
+        return {name: features.half().to(features.dtype) for name, features in bank.items()}
 
     def no_motion(self, portrait: Bank) -> Bank:
         """EMO's zero maps, which the first clip sees for motion frames."""
@@ -83,7 +138,7 @@ class Conditioner(nn.Module):
             portrait: from encode_portrait().
             motion: from encode_motion() or no_motion(); None for single pictures, which have no
                 time (stage 1 of training).
-            inputs: the clip's sound, region and speed.
+            inputs: the clip's sound, region, speed, face and masks.
         """
         speed = None
         if inputs.speed is not None and self.config.speed is not None:
@@ -93,6 +148,8 @@ class Conditioner(nn.Module):
             audio_tokens=self.audioproj(inputs.audio),
             region=self.face_locator(inputs.region),
             speed=speed,
+            face_tokens=self.face_tokens(inputs.face, inputs.audio),
+            masks=inputs.masks,
         )
 
 

@@ -107,6 +107,34 @@ def fit_portrait(picture: Tensor, size: int, face_box: Box | None = None) -> Por
     return Portrait(cut_square(picture, square, size).contiguous(), _inside(face_box, *square))
 
 
+def stretch_portrait(picture: Tensor, size: int, face_box: Box | None = None) -> Portrait:
+    """Resize a whole picture to a square, whatever its shape, in whole 255ths: Hallo's way.
+
+    A face becomes wider or narrower than it is; fit_portrait() keeps its shape.
+
+    Args:
+        picture: (3, H, W), 0..1.
+        size: S, side of the result in pixels.
+        face_box: x, y, width, height in pixels of the picture.
+
+    Raises:
+        ValueError: if the face box has no area or reaches outside the picture.
+    """
+    import numpy as np
+    from PIL import Image
+
+    height, width = picture.shape[-2:]
+    box = None
+    if face_box is not None:
+        check_pixel_box(face_box, width, height)
+        x, y, box_width, box_height = face_box
+        box = (x / width, y / height, box_width / width, box_height / height)
+    pixels = (picture * 255).round().to(torch.uint8).permute(1, 2, 0)
+    image = Image.fromarray(pixels.numpy()).resize((size, size), Image.Resampling.BILINEAR)
+    out = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    return Portrait(out.contiguous(), box)
+
+
 Square = tuple[int, int, int]
 
 

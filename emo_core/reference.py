@@ -28,8 +28,10 @@ class ReferenceFeatures:
     """What ReferenceNet saw, by the name of the spot.
 
     Attributes:
-        portrait: (B, C, h, w) at every spot with attention; the same for the whole video.
-        motion: (B, n, C, h, w) at every spot with a temporal module; of one clip.
+        portrait: (B, C, h, w) at every spot with attention; the same for the whole video. With
+            reference order "published" (2B, ...): first all B that frames of even number read.
+        motion: (B, n, C, h, w) at every spot with a temporal module; of one clip. With face tokens
+            (2B, ...): first those for rows that do not see the portrait.
             None for single pictures: temporal modules are left out.
     """
 
@@ -101,6 +103,19 @@ class ReferenceNet(UNet):
 
         self.walk(self.conv_in(latents), features, visit)
         return bank
+
+    def project_face(self, tokens: Tensor) -> dict[str, Seen]:
+        """What forward() takes for face tokens (N, T, D), a face for every picture."""
+        seen = {}
+        for block in [*self.down_blocks, self.mid_block, *self.up_blocks]:
+            assert isinstance(block, Stratum)
+            for index, spot in enumerate(block.spots):
+                layer = block.layer("attentions", index)
+                if isinstance(layer, SpatialTransformer) and spot.name != self.last:
+                    attention = layer.block.attn2
+                    assert attention is not None
+                    seen[spot.name] = Seen(attention.project_kv(tokens))
+        return seen
 
     def biases(self, height: int, width: int, device: torch.device) -> list[Tensor]:
         """Relative positions of each level for latents of this size."""

@@ -26,10 +26,13 @@ class MotionState:
     Attributes:
         hidden_states: (B * N, n, C), after the module's entrance.
         context: first attention's keys and values of them, (B * N, n, C) each.
+        variants: 2 if they are there twice, (2B * N, n, C), first for rows that do not see the
+            portrait.
     """
 
     hidden_states: Tensor
     context: KeyValue
+    variants: int = 1
 
 
 @dataclass(frozen=True)

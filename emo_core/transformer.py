@@ -27,15 +27,28 @@ class Seen:
     Attributes:
         context: (B, S, C) each; sound has them per frame, (B, F, S, C).
         rows: who sees which of the B.
+        frames: (F,), what each frame adds to the number of the context that its row sees (Hallo's
+            two portraits); None for nothing.
     """
 
     context: KeyValue
     rows: Rows = ALL_ROWS
+    frames: Tensor | None = None
 
     def laid_out(self) -> KeyValue:
         """Keys and values for the rows that see them."""
         key, value = self.context
         return self.rows.condition(key), self.rows.condition(value)
+
+    def laid_out_frames(self, num_rows: int, num_frames: int) -> KeyValue:
+        """Keys and values (r * F, S, C) for every frame of the r rows that see them."""
+        key, value = self.context
+        rows = self.rows.source
+        if rows is None:
+            rows = torch.arange(num_rows, device=key.device)
+        frames = rows.new_zeros(num_frames) if self.frames is None else self.frames
+        index = (rows[:, None] + frames).flatten()
+        return key[index], value[index]
 
 
 @dataclass(frozen=True)
@@ -132,7 +145,7 @@ class TransformerBlock(nn.Module):
             change[blind] = rearrange(alone, "(r F) N C -> r F N C", F=frames)
         index = slice(None) if seen.rows.index is None else seen.rows.index
         query, key, value = rearrange(by_row[:, index], "k r F N C -> k (r F) N C")
-        portrait = [repeat(t, "r S C -> (r F) S C", F=frames) for t in seen.laid_out()]
+        portrait = seen.laid_out_frames(by_row.shape[1] - len(blind), frames)
         joined = (torch.cat([key, portrait[0]], dim=1), torch.cat([value, portrait[1]], dim=1))
         change[index] = rearrange(self.attn1(query, joined), "(r F) N C -> r F N C", F=frames)
         joint: Tensor = tokens + rearrange(change, "R F N C -> (R F) N C")
@@ -269,27 +282,42 @@ class MaskedAudioBlock(nn.Module):
         for attention, seen, mask, convolution in zip(
             self.attentions, inputs.audio, inputs.masks, convolutions, strict=True
         ):
-            heard = hear(normed, attention, seen) * mask.to(normed)[:, None]
-            picture = rearrange(heard, "M (h w) C -> M C h w", h=height)
-            tokens = tokens + rearrange(convolution(picture), "M C h w -> M (h w) C")
+            tokens = tokens + hear(normed, (attention, convolution), seen, mask, height)
         out: Tensor = tokens + self.ff(self.norm3(tokens))
         return out
 
 
-def hear(normed: Tensor, attention: Attention, seen: Seen) -> Tensor:
-    """Attention of frames (R * F, N, C) to their sound, where rows without sound attend to zeros.
+def hear(
+    normed: Tensor, layers: tuple[Attention, nn.Module], seen: Seen, mask: Tensor, height: int
+) -> Tensor:
+    """What a region's attention to sound and its convolution give for frames (R * F, N, C).
 
-    Attention to zero keys and values is the output's bias, whatever is asked.
+    Rows without sound attend to zero keys and values, which gives the output's bias whatever is
+    asked: of them only one place is computed.
+
+    Args:
+        normed: frames, of which some rows hear.
+        layers: attention and 1 x 1 convolution.
+        seen: sound of each frame.
+        mask: (N,), of the region.
+        height: rows of the N places.
     """
+    attention, convolution = layers
     key, value = seen.laid_out()
-    frames = key.shape[1]
-    by_row = rearrange(normed, "(R F) N C -> R F N C", F=frames)
-    out = attention.to_out[0](torch.zeros_like(normed[:1, :1])).expand_as(by_row).clone()
+    by_row = rearrange(normed, "(R F) N C -> R F N C", F=seen.context[0].shape[1])
+    mask = mask.to(normed)[:, None]
+    out = torch.empty_like(by_row)
+    blind = _others(seen.rows, by_row.shape[0])
+    if blind:
+        bias = attention.to_out[0](torch.zeros_like(normed[0, :1]))
+        ends = convolution(torch.cat([torch.zeros_like(bias), bias])[:, :, None, None])[..., 0, 0]
+        out[blind] = (ends[0] + mask * (ends[1] - ends[0])).expand_as(by_row[blind])
     if not seen.rows.empty:
         query = rearrange(seen.rows.select(by_row), "r F N C -> (r F) N C")
-        heard = attention(query, (key.flatten(0, 1), value.flatten(0, 1)))
+        heard = attention(query, (key.flatten(0, 1), value.flatten(0, 1))) * mask
+        heard = convolution(rearrange(heard, "M (h w) C -> M C h w", h=height))
         index = slice(None) if seen.rows.index is None else seen.rows.index
-        out[index] = rearrange(heard, "(r F) N C -> r F N C", F=frames)
+        out[index] = rearrange(heard, "(r F) C h w -> r F (h w) C", F=by_row.shape[1])
     folded: Tensor = rearrange(out, "R F N C -> (R F) N C")
     return folded
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 from ..emo_core.clips import ClipPlan, clip_seed, num_clips
 from ..emo_core.config import EMOConfig
 from ..emo_core.face import CENTRED_PRIOR, region_mask
-from ..emo_core.generate import Film, clip_conditions
+from ..emo_core.face_masks import masks_for_region
+from ..emo_core.generate import Film, HandOver, clip_conditions
 from ..emo_core.pictures import cut_square
 from .compat import Schema, io
 from .conditioner import HostConditioner
@@ -72,11 +72,12 @@ def film_of(inputs: Inputs) -> tuple[HostConditioner, Film]:
         speed=speed,
         motion=_motion(inputs, parts),
         seed=inputs.seed,
+        masks=masks_for_region(region, config),
     )
     return HostConditioner(parts, reference["features"]), film
 
 
-def hand_over_of(inputs: Inputs) -> Callable[[Tensor], Tensor] | None:
+def hand_over_of(inputs: Inputs) -> HandOver | None:
     """What happens to motion frames between clips: nothing (None), or through the VAE and back.
 
     Raises:
@@ -91,7 +92,9 @@ def hand_over_of(inputs: Inputs) -> Callable[[Tensor], Tensor] | None:
         )
     model, vae = inputs.model.model, inputs.vae
 
-    def through_pixels(latents: Tensor) -> Tensor:
+    def through_pixels(latents: Tensor | None, _: ClipPlan) -> Tensor | None:
+        if latents is None:
+            return None
         pictures = vae.decode(model.process_latent_out(latents[0]))
         return torch.as_tensor(model.process_latent_in(vae.encode(pictures).float().cpu())[None])
 
@@ -280,8 +283,8 @@ class EMOConditioning(io.ComfyNode):
         conditioner, film = film_of(inputs)
         plan = clip_plan(conditioner.config, len(film.audio), clip_index)
         hand_over, last = hand_over_of(inputs), film.motion
-        if last is not None and hand_over is not None:
-            last = hand_over(last)
+        if hand_over is not None:
+            last = hand_over(last, plan)
         with torch.no_grad():
             made = clip_conditions(
                 conditioner, film, plan, conditioner.encode_portrait(film.portrait), last

@@ -30,13 +30,14 @@ class HostConditioner:
         self._patcher, self._dtype = parts.conditioner, parts.compute_dtype
         self._portrait = portrait
 
-    def encode_portrait(self, latents: Tensor) -> Bank:
+    def encode_portrait(self, latents: Tensor, face: Tensor | None = None) -> Bank:
         """ReferenceNetEncode has done it."""
         return self._portrait
 
-    def encode_motion(self, latents: Tensor) -> Bank:
+    def encode_motion(self, latents: Tensor, face: Tensor | None = None) -> Bank:
         """See Conditioner.encode_motion()."""
-        return _rest(self._module().encode_motion(self._moved(latents)))
+        seen = None if face is None else self._moved(face)
+        return _rest(self._module().encode_motion(self._moved(latents), seen))
 
     def no_motion(self, portrait: Bank) -> Bank:
         """See Conditioner.no_motion(), which needs no weights."""
@@ -45,10 +46,14 @@ class HostConditioner:
 
     def conditions(self, portrait: Bank, motion: Bank | None, inputs: ClipInputs) -> Conditions:
         """See Conditioner.conditions()."""
-        speed = None if inputs.speed is None else self._moved(inputs.speed)
-        made = self._module().conditions(
-            {}, None, ClipInputs(self._moved(inputs.audio), self._moved(inputs.region), speed)
+        speed, face = (
+            None if tensor is None else self._moved(tensor)
+            for tensor in (inputs.speed, inputs.face)
         )
+        moved = ClipInputs(
+            self._moved(inputs.audio), self._moved(inputs.region), speed, face, inputs.masks
+        )
+        made = self._module().conditions({}, None, moved)
         made = made.to(torch.device("cpu"), self._dtype)
         return replace(made, reference=replace(made.reference, portrait=portrait, motion=motion))
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from emo_core.conditions import Conditions
 from emo_core.config import EMOConfig, LocatorConfig, SpeedConfig, TemporalConfig, hallo, tiny
 from emo_core.model import EMO
-from emo_core.reference import ReferenceFeatures
-from emo_core.transformer import Seen, SpatialTransformer
+from emo_core.reference import Bank, ReferenceFeatures, halved
 
 FRAMES, MOTION = 3, 2
 LATENT = (4, 8, 8)
@@ -30,6 +29,7 @@ def small_config(variant: str = "emo") -> EMOConfig:
         face_token_width=12 if variant == "hallo" else 0,
         face_embedding_width=10 if variant == "hallo" else 0,
         position_grid=5 if variant == "positions" else 0,
+        reference_order="conditional", reference_rounding="none",
     )
     tokens = 4 if variant == "hallo" else 3
     audio = replace(
@@ -75,8 +75,11 @@ def make_conditions(
     """Conditions of `batch` different videos, all of them given."""
     config = model.config
     audio, window = config.audio, 2 * config.audio.window + 1
-    portrait = model.encode_portrait(draw(batch, LATENT[0], *size, seed=seed))
-    past = model.encode_motion(draw(batch, MOTION, LATENT[0], *size, seed=seed + 1))
+    faces = None
+    if config.unet.face_tokens:
+        faces = draw(batch, config.unet.face_embedding_width, seed=seed + 5)
+    portrait = model.encode_portrait(draw(batch, LATENT[0], *size, seed=seed), faces)
+    past = model.encode_motion(draw(batch, MOTION, LATENT[0], *size, seed=seed + 1), faces)
     windows = draw(batch, FRAMES, window, audio.num_layers, audio.layer_width, seed=seed + 2)
     picture = (size[0] * 8, size[1] * 8)
     region = draw(batch, config.locator.in_channels, *picture, seed=seed + 3).sigmoid()
@@ -84,11 +87,11 @@ def make_conditions(
     if config.speed is not None:
         speeds = draw(batch, FRAMES, 2 * config.speed.window + 1, seed=seed + 4).abs()
         speed = model.speed_encoder(speeds)
-    face = masks = None
+    face, masks = model.face_tokens(faces, windows), ()
     if config.unet.face_tokens:
-        embeddings = draw(batch, config.unet.face_embedding_width, seed=seed + 5)
-        face = torch.stack([model.imageproj(e) for e in (torch.zeros_like(embeddings), embeddings)])
-        masks = draw(3, *size, seed=seed + 6).sigmoid()
+        drawn = draw(3, *size, seed=seed + 6).sigmoid()[None]
+        sizes = [(halved(size[0], i), halved(size[1], i)) for i in range(len(config.unet.widths))]
+        masks = tuple(nn.functional.interpolate(drawn, s, mode="area")[0] for s in sizes)
     return Conditions(
         ReferenceFeatures(portrait, past if motion else None), model.audioproj(windows),
         model.face_locator(region), speed, face, masks,
@@ -97,14 +100,17 @@ def make_conditions(
 
 def pick(conditions: Conditions, video: int) -> Conditions:
     """The conditions of one video of a batch."""
-    one = slice(video, video + 1)
+    one, batch = slice(video, video + 1), len(conditions.region)
     reference = conditions.reference
     motion = reference.motion
+
+    def rows(bank: Bank) -> Bank:
+        return {name: tensor[video::batch] for name, tensor in bank.items()}
+
     return replace(
         conditions,
         reference=ReferenceFeatures(
-            {name: tensor[one] for name, tensor in reference.portrait.items()},
-            None if motion is None else {name: tensor[one] for name, tensor in motion.items()},
+            rows(reference.portrait), None if motion is None else rows(motion)
         ),
         audio_tokens=conditions.audio_tokens[one],
         region=conditions.region[one],
@@ -128,20 +134,14 @@ def predict_without(
     if "audio" in dropped and masked:
         silence = torch.zeros_like(conditions.audio_tokens)
         conditions = replace(conditions, audio_tokens=silence)
+    motion = conditions.reference.motion
+    if "reference" in dropped and model.config.unet.face_tokens and motion is not None:
+        half = len(conditions.region)
+        blind = {name: tensor[:half].repeat(2, 1, 1, 1, 1) for name, tensor in motion.items()}
+        conditions = replace(conditions, reference=replace(conditions.reference, motion=blind))
     clip = model.denoising_unet.prepare(conditions)
     if "audio" in dropped and not masked:
         clip = replace(clip, audio={})
     if "reference" in dropped:
         clip = replace(clip, reference={})
     return model.denoising_unet(latents, timestep, clip)
-
-
-def reference_face(model: EMO, tokens: Tensor) -> dict[str, Seen]:
-    """Face tokens (N, T, D) as the portrait's net takes them."""
-    net, seen = model.reference_unet, {}
-    for block in [*net.down_blocks, net.mid_block, *net.up_blocks]:
-        for index, spot in enumerate(block.spots):
-            layer = block.layer("attentions", index)
-            if isinstance(layer, SpatialTransformer) and spot.name != net.last:
-                seen[spot.name] = Seen(layer.transformer_blocks[0].attn2.project_kv(tokens))
-    return seen

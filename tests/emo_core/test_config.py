@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from emo_core.config import EMOConfig, SpeedConfig, emo, hallo, tiny
+from emo_core.config import EMOConfig, SpeedConfig, emo, hallo, hallo2, tiny
 
 
-@pytest.mark.parametrize("make", [emo, hallo, tiny])
+@pytest.mark.parametrize("make", [emo, hallo, hallo2, tiny])
 def test_presets_survive_json(make) -> None:
     config = make()
     assert EMOConfig.from_json(config.to_json()) == config
@@ -46,6 +46,13 @@ def test_numbers_of_the_wrong_kind_are_refused() -> None:
         EMOConfig.from_json(json.dumps(values))
 
 
+def test_a_configuration_of_before_a_field_came_is_read() -> None:
+    values = json.loads(tiny().to_json())
+    for part, field in (("unet", "reference_order"), ("temporal", "motion_mask")):
+        del values[part][field]
+    assert EMOConfig.from_json(json.dumps(values)) == tiny()
+
+
 def test_unknown_and_missing_fields_are_named() -> None:
     values = json.loads(tiny().to_json())
     values["unet"]["colour"] = values["unet"].pop("num_heads")
@@ -64,6 +71,8 @@ def test_unknown_and_missing_fields_are_named() -> None:
         ("audio", {"num_tokens": 4}, "num_tokens=4"),
         ("temporal", {"num_frames": 31}, "max_positions"),
         ("temporal", {"num_frames": 3}, "num_motion_frames=4"),
+        ("temporal", {"motion_mask": 0.25}, "needs hand_over 'pixels'"),
+        ("temporal", {"motion_mask": 1.0, "hand_over": "pixels"}, "0 to 1"),
         ("speed", {"radii": (1.0,)}, "one radius"),
         ("speed", {"centres": (), "radii": ()}, "one radius"),
         ("speed", {"centres": (1.0, 0.0), "radii": (1.0, 1.0)}, "rise"),

@@ -12,6 +12,7 @@ from torch import Tensor
 from emo_core.clips import ClipPlan, clip_noise, plan_clips
 from emo_core.conditions import Conditions
 from emo_core.config import hallo, tiny
+from emo_core.face_masks import masks_for_region
 from emo_core.generate import Film, clip_inputs, generate
 from emo_core.model import EMO
 from emo_core.sampling import Guidance, make_sampler
@@ -21,21 +22,20 @@ def make_film(model: EMO, num_frames: int, seed: int = 3) -> Film:
     config, kind = model.config, {"dtype": torch.float32}
     speed = None if config.speed is None else draw(num_frames, seed=4, **kind).abs()
     shape = (num_frames, config.audio.num_layers, config.audio.layer_width)
+    face = torch.zeros(1, 64, 64)
+    face[:, 10:50, 12:55] = 1
     return Film(
         portrait=draw(1, *LATENT, seed=1, **kind),
         audio=draw(*shape, seed=2, **kind),
         region=torch.ones(config.locator.in_channels, 64, 64),
         speed=speed,
         seed=seed,
+        face=draw(1, 10, seed=5, **kind) if config.unet.face_tokens else None,
+        masks=masks_for_region(face, config),
     )
 
 
 def sampler(model: EMO):
-    if model.config.audio.attention == "masked3":
-        # Hallo's masks are no part of ClipInputs yet.
-        everywhere = torch.ones(3, 8, 8)
-        run = make_sampler(model.denoising_unet, 2, Guidance(1.5))
-        return lambda clip, noise, plan: run(replace(clip, masks=everywhere), noise, plan)
     return make_sampler(model.denoising_unet, 2, Guidance(1.5))
 
 
@@ -68,7 +68,11 @@ def test_what_follows_in_the_sound_changes_nothing_before_its_window() -> None:
     assert not torch.equal(before[2], after[2])
 
 
-@pytest.mark.parametrize("hand_over", [None, lambda latents: latents.clamp(-1, 1) * 0.5])
+def halve(last: Tensor | None, plan: ClipPlan) -> Tensor | None:
+    return None if last is None else last.clamp(-1, 1) * 0.5
+
+
+@pytest.mark.parametrize("hand_over", [None, halve])
 def test_a_continued_film_is_the_undivided_one(hand_over) -> None:
     model = small_model("emo", torch.float32)
     film = make_film(model, 5 * FRAMES)
@@ -90,14 +94,15 @@ def test_clips_are_tied_by_motion_frames_alone() -> None:
         noises.append(noise[0])
         return torch.full_like(noise, float(plan.index + 1))
 
-    def hand_over(latents: Tensor) -> Tensor:
-        handed.append(latents.clone())
+    def hand_over(latents: Tensor | None, plan: ClipPlan) -> Tensor | None:
+        handed.append((plan.index, latents))
         return latents
 
     list(generate(model, film, plan_clips(3 * FRAMES, FRAMES), sample, hand_over))
-    # Nothing is handed on behind the last clip.
-    assert [float(latents.mean()) for latents in handed] == [1.0, 2.0]
-    assert all(latents.shape == (1, MOTION, *LATENT) for latents in handed)
+    # Nothing comes before the first clip, and nothing is handed on behind the last.
+    assert handed[0] == (0, None)
+    assert [(index, float(latents.mean())) for index, latents in handed[1:]] == [(1, 1.0), (2, 2.0)]
+    assert all(latents.shape == (1, MOTION, *LATENT) for _, latents in handed[1:])
     for index, noise in enumerate(noises):
         assert torch.equal(noise, clip_noise(film.seed, index, (FRAMES, *LATENT)))
 
@@ -107,7 +112,7 @@ def motion_seen(model: EMO, film: Film, monkeypatch: pytest.MonkeyPatch) -> list
     seen: list[object] = []
     encode, zeros = EMO.encode_motion, EMO.no_motion
     monkeypatch.setattr(
-        EMO, "encode_motion", lambda self, x: (seen.append(x.clone()), encode(self, x))[1]
+        EMO, "encode_motion", lambda self, x, *f: (seen.append(x.clone()), encode(self, x, *f))[1]
     )
     monkeypatch.setattr(
         EMO, "no_motion", lambda self, bank: (seen.append(None), zeros(self, bank))[1]

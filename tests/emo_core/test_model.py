@@ -86,6 +86,7 @@ def clip_inputs(model: EMO, batch: int = 1) -> ClipInputs:
         draw(batch, FRAMES, window, audio.num_layers, audio.layer_width, seed=2),
         draw(batch, model.config.locator.in_channels, 64, 64, seed=3).sigmoid(),
         speeds,
+        masks=tuple(torch.ones(3, n, n) for n in (8, 4, 2)) if audio.hidden_width else (),
     )
 
 

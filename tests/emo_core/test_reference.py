@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_models import VARIANTS, draw, reference_face, small_config, small_model
+from small_models import VARIANTS, draw, small_config, small_model
 
 from emo_core.unet import all_spots
 
@@ -86,7 +86,7 @@ def test_sd15_loads_by_name_and_gives_its_own_features() -> None:
             module.register_forward_hook(lambda m, i, out, spot=spot: kept.update({spot: out}))
     latents, tokens = draw(2, 4, 8, 8), draw(2, 4, 12, seed=1)
     theirs(latents, 0, tokens)
-    bank = net(latents, reference_face(model, tokens))
+    bank = net(latents, net.project_face(tokens))
     assert len(kept) == 7
     for spot, features in kept.items():
         torch.testing.assert_close(

@@ -93,12 +93,17 @@ def test_sound_reaches_its_own_frame_only() -> None:
 
 
 def test_rows_without_sound_hear_zeros() -> None:
-    block = make_block("emo")
-    normed, sound = draw(ROWS * FRAMES, PLACES, WIDTH), draw(1, FRAMES, 3, 8, seed=1)
-    seen = Seen(block.attn_audio.project_kv(sound), Rows(torch.tensor([1])))
+    block = MaskedAudioBlock(WIDTH, small_config("hallo"), F64)
+    randomise(block, scale=1.0)
+    attention, convolution = block.attn2_1, block.zero_conv_face
+    normed, sound = draw(ROWS * FRAMES, PLACES, WIDTH), draw(1, FRAMES, 4, 8, seed=1)
+    mask = draw(PLACES, seed=2).sigmoid()
+    seen = Seen(attention.project_kv(sound), Rows(torch.tensor([1])))
     silence = torch.cat([torch.zeros_like(sound), sound]).flatten(0, 1)
-    expected = naive_layer(block.attn_audio, normed, silence)
-    torch.testing.assert_close(hear(normed, block.attn_audio, seen), expected)
+    heard = naive_layer(attention, normed, silence) * mask[:, None]
+    expected = heard @ convolution.weight[:, :, 0, 0].T + convolution.bias
+    found = hear(normed, (attention, convolution), seen, mask, 2)
+    torch.testing.assert_close(found, expected)
 
 
 def test_hallos_audio_block_masks_three_attentions() -> None:

@@ -1,0 +1,265 @@
+"""Hallo's three masks: where the picture, the face and the lips hear, from boxes or landmarks.
+
+The masks are made as Hallo's weights were trained: boxes filled in the picture, brought to 64 x 64,
+blurred (8 cells the face, 5 the lips), stretched to the full range; the face without the lips, the
+rest of the picture as the blurred face's complement. Everything is counted in whole 255ths with
+OpenCV's rounding, which these numbers were made with, but without OpenCV.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .config import EMOConfig
+from .face import Box, check_box
+from .reference import halved
+
+MASK_SIZE = 64
+FACE_RATIO, LIP_RATIO = 1.2, 2.0
+"""How much larger than the landmarks' boxes the face and the lips are (Hallo)."""
+
+_FACE_KERNEL, _LIP_KERNEL = 51, 31
+
+# Of MediaPipe's 478 landmarks.
+_SILHOUETTE_478 = (
+    10, 21, 54, 58, 67, 93, 103, 109, 127, 132, 136, 148, 149, 150, 152, 162, 172, 176, 234, 251,
+    284, 288, 297, 323, 332, 338, 356, 361, 365, 377, 378, 379, 389, 397, 400, 454,
+)  # fmt: skip
+_LIPS_478 = (
+    0, 17, 37, 39, 40, 61, 84, 91, 146, 181, 185, 267, 269, 270, 291, 314, 321, 375, 405, 409,
+)  # fmt: skip
+# Of the 68 of dlib and facexlib: jaw and brows, which reach as high as a forehead's middle; lips.
+_SILHOUETTE_68, _LIPS_68 = tuple(range(27)), tuple(range(48, 68))
+_FOREHEAD = 0.35
+"""68 landmarks end at the brows; MediaPipe's oval ends at the hairline, that much higher."""
+
+
+def boxes_of_landmarks(landmarks: Tensor, height: int, width: int) -> tuple[Box, Box]:
+    """Boxes of the face and the lips as Hallo takes them, as fractions of the picture.
+
+    Args:
+        landmarks: (478, 2), (468, 2) or (68, 2), x and y in pixels; further columns are ignored.
+        height: of the picture.
+        width: of the picture.
+
+    Returns:
+        The face's box, 1.2 times as large as its landmarks', and the lips', twice as large.
+
+    Raises:
+        ValueError: for another number of landmarks, or some that are not finite.
+    """
+    count = len(landmarks)
+    if landmarks.ndim != 2 or count not in (68, 468, 478) or landmarks.shape[1] < 2:
+        raise ValueError(
+            f"expected 478, 468 or 68 landmarks as rows of x and y, got {tuple(landmarks.shape)}; "
+            "give a face box instead"
+        )
+    if not bool(torch.isfinite(landmarks).all()):
+        raise ValueError("the landmarks hold NaN or infinite numbers; give a face box instead")
+    face_rows, lip_rows = (
+        (_SILHOUETTE_68, _LIPS_68) if count == 68 else (_SILHOUETTE_478, _LIPS_478)
+    )
+    points = landmarks[:, :2].double().cpu()
+    face, lips = _bounds(points[list(face_rows)]), _bounds(points[list(lip_rows)])
+    if count == 68:
+        left, top, right, bottom = face
+        face = (left, max(top - round(_FOREHEAD * (bottom - top)), 0), right, bottom)
+    return (
+        _expanded(face, height, width, FACE_RATIO),
+        _expanded(lips, height, width, LIP_RATIO),
+    )
+
+
+def _bounds(points: Tensor) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of points (P, 2), in whole pixels."""
+    (left, top), (right, bottom) = points.amin(0).round(), points.amax(0).round()
+    return int(left), int(top), int(right), int(bottom)
+
+
+def _expanded(bounds: tuple[int, int, int, int], height: int, width: int, ratio: float) -> Box:
+    """Scale about the middle, and move back inside the picture, in whole pixels as Hallo counts."""
+    left, top, right, bottom = bounds
+    columns, rows = _stretch(left, right, width, ratio), _stretch(top, bottom, height, ratio)
+    return (
+        columns[0] / width, rows[0] / height,
+        (columns[1] - columns[0]) / width, (rows[1] - rows[0]) / height,
+    )  # fmt: skip
+
+
+def _stretch(first: int, last: int, size: int, ratio: float) -> tuple[int, int]:
+    middle, half = (first + last) // 2, ((last - first) * ratio) // 2
+    low, high = middle - half, middle + half
+    if low < 0:
+        low, high = 0.0, high - low
+    if high > size:
+        low, high = low - (high - size), float(size)
+    return max(round(low), 0), min(round(high), size)
+
+
+def lip_box(face: Box) -> Box:
+    """Where the lips usually are in a face's box: its lower third, half as wide."""
+    x, y, width, height = check_box(face)
+    return x + 0.25 * width, y + 0.62 * height, 0.5 * width, 0.28 * height
+
+
+def box_pixels(box: Box, height: int, width: int) -> Tensor:
+    """A box (fractions) filled with 255 in a picture (height, width) of zeros, in whole pixels."""
+    x, y, box_width, box_height = check_box(box)
+    picture = torch.zeros(height, width, dtype=torch.uint8)
+    rows = slice(round(y * height), max(round((y + box_height) * height), 1))
+    columns = slice(round(x * width), max(round((x + box_width) * width), 1))
+    picture[rows, columns] = 255
+    return picture
+
+
+def region_masks(face: Box, lips: Box, height: int, width: int) -> Tensor:
+    """Masks of the full picture, the face and the lips, from boxes.
+
+    Args:
+        face: box of the face, already as large as wanted.
+        lips: box of the lips, already as large as wanted.
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+
+    Returns:
+        (3, 64, 64), uint8.
+    """
+    return masks_of_regions(box_pixels(face, height, width), box_pixels(lips, height, width))
+
+
+def masks_of_regions(face: Tensor, lips: Tensor) -> Tensor:
+    """Masks (3, 64, 64), uint8, of the full picture, the face and the lips, by Hallo's blur law.
+
+    Args:
+        face: (H, W), uint8, 255 inside the face.
+        lips: (H, W), uint8, 255 inside the lips.
+    """
+    soft_face, soft_lips = _soften(face, _FACE_KERNEL), _soften(lips, _LIP_KERNEL)
+    full = ((1.0 - soft_face.double() / 255.0) * 255).to(torch.uint8)
+    inner = (soft_face.int() - soft_lips.int()).clamp(min=0).to(torch.uint8)
+    return torch.stack([full, inner, soft_lips])
+
+
+def _soften(mask: Tensor, kernel: int) -> Tensor:
+    """To 64 x 64, blurred and stretched to 0..255, (H, W) uint8 to (64, 64) uint8."""
+    small = _shrink(mask)
+    weights = _gaussian_256ths(kernel)
+    # Whole 256ths along each side and one rounding at the end, as OpenCV blurs bytes.
+    blurred = _along_rows(_along_rows(small, weights).T, weights).T
+    blurred = (blurred + (1 << 15)) >> 16
+    low, high = int(blurred.min()), int(blurred.max())
+    if high == low:
+        return blurred.clamp(0, 0).to(torch.uint8)
+    scale = 255.0 / (high - low)
+    return (blurred.double() * scale - low * scale).round().clamp(0, 255).to(torch.uint8)
+
+
+def _shrink(mask: Tensor) -> Tensor:
+    """(H, W) bytes to (64, 64) whole numbers by OpenCV's bilinear resize: 2048ths, rounded once."""
+    above, below, upper, lower = _neighbours(mask.shape[0])
+    left, right, first, second = _neighbours(mask.shape[1])
+    values = mask.long()
+    rows = values[:, left] * first + values[:, right] * second
+    parts = [
+        ((rows[place] >> 4) * share[:, None]) >> 16
+        for place, share in ((above, upper), (below, lower))
+    ]
+    return (parts[0] + parts[1] + 2) >> 2
+
+
+def _neighbours(size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of 64 places along a side: the two pixels around each, and their shares in 2048ths."""
+    at = ((torch.arange(MASK_SIZE).double() + 0.5) * (size / MASK_SIZE) - 0.5).float()
+    first = at.floor()
+    share = torch.where((first < 0) | (first >= size - 1), torch.zeros_like(at), at - first)
+    first = first.clamp(0, size - 1).long()
+    last = (first + 1).clamp(max=size - 1)
+    return first, last, ((1 - share) * 2048).round().long(), (share * 2048).round().long()
+
+
+def _gaussian_256ths(size: int) -> Tensor:
+    """A Gaussian of OpenCV's usual width for `size` taps, in 256ths that add up to one."""
+    sigma = 0.3 * ((size - 1) * 0.5 - 1) + 0.8
+    half = size // 2
+    values = [math.exp(-((i - half) ** 2) / (2 * sigma * sigma)) for i in range(size)]
+    total = sum(values)
+    # What rounding one tap loses the next one gets, and the middle one the rest.
+    taps, error = [], 0.0
+    for value in values[:half]:
+        exact = value / total * 256 + error
+        taps.append(round(exact))
+        error = exact - taps[-1]
+    return torch.tensor([*taps, 256 - 2 * sum(taps), *reversed(taps)], dtype=torch.long)
+
+
+def _along_rows(picture: Tensor, weights: Tensor) -> Tensor:
+    """Convolve each row of whole numbers (H, W), mirrored at the ends without the end itself."""
+    half, width = len(weights) // 2, picture.shape[1]
+    places = torch.arange(-half, width + half).abs()
+    period = 2 * (width - 1)
+    places = places % period
+    places = torch.where(places >= width, period - places, places)
+    return (picture[:, places].unfold(1, len(weights), 1) * weights).sum(-1)
+
+
+def mask_levels(masks: Tensor, height: int, width: int, levels: int) -> tuple[Tensor, ...]:
+    """Masks for every resolution level of the backbone, from (3, 64, 64) uint8.
+
+    Args:
+        masks: from region_masks().
+        height: rows of the latents.
+        width: columns of the latents.
+        levels: resolution levels.
+
+    Returns:
+        For each level (3, rows, columns), float32 in 0..1.
+    """
+    import numpy as np
+    from PIL import Image
+
+    images = [Image.fromarray(mask.numpy()) for mask in masks.cpu()]
+    out = []
+    for level in range(levels):
+        size = (halved(width, level), halved(height, level))
+        small = [np.asarray(image.resize(size, Image.Resampling.BILINEAR)) for image in images]
+        out.append(torch.from_numpy(np.stack(small)).float() / 255)
+    return tuple(out)
+
+
+def masks_for_region(region: Tensor, config: EMOConfig) -> tuple[Tensor, ...]:
+    """Masks of every level where only the face's region is known, for a model that hears by masks.
+
+    Args:
+        region: (channels, H, W), 1 inside the face.
+        config: the model; one without such masks needs none and gets ().
+
+    Returns:
+        What Film.masks is; the lips are where they usually are in a face.
+    """
+    if config.audio.attention != "masked3":
+        return ()
+    height, width = region.shape[-2:]
+    face = box_of_region(region)
+    masks = region_masks(face, lip_box(face), height, width)
+    factor, levels = config.latent_factor, len(config.unet.widths)
+    return mask_levels(masks, height // factor, width // factor, levels)
+
+
+def box_of_region(region: Tensor) -> Box:
+    """The smallest box around a region (channels, H, W), as fractions of the picture.
+
+    Raises:
+        ValueError: if nothing is inside.
+    """
+    inside = region.amax(0) > 0.5
+    rows, columns = inside.any(1).nonzero().flatten(), inside.any(0).nonzero().flatten()
+    if not len(rows):
+        raise ValueError("the face's region is empty; give a face box or a mask with a face in it")
+    height, width = inside.shape
+    top, bottom, left, right = (int(i) for i in (rows[0], rows[-1], columns[0], columns[-1]))
+    return (
+        left / width, top / height, (right + 1 - left) / width, (bottom + 1 - top) / height
+    )  # fmt: skip
