@@ -1,0 +1,166 @@
+"""Hallo at tiny width with seeded weights, and what its own code gave for seeded inputs.
+
+`fixtures/hallo-parity.safetensors` holds numbers that Hallo's published code (commit 8fd7c57) gave
+on a CPU in single precision, for the weights and inputs that draw() and weight() make here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from emo_core.config import AudioConfig, EMOConfig, LocatorConfig, hallo
+from emo_core.model import EMO
+from emo_core.vae import AutoencoderKL, VAEConfig
+from emo_core.vae_files import open_vae
+from emo_core.wav2vec import Wav2Vec2Encoder, load_wav2vec2
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "hallo-parity.safetensors"
+SIZE, LATENT, FRAMES, MOTION = 128, 16, 4, 2
+PICTURE = (72, 90)
+GAIN = 0.8
+TIMESTEPS = (999, 474, 24)
+
+
+def published() -> dict[str, Tensor]:
+    """What Hallo's own code gave."""
+    return load_file(FIXTURE)
+
+
+def tiny_hallo() -> EMOConfig:
+    """The preset with four different widths, 128 x 128 pixels, f = 4."""
+    config = hallo()
+    return replace(
+        config,
+        picture_size=SIZE,
+        unet=replace(
+            config.unet, widths=(32, 64, 96, 96), time_width=128, face_token_width=12,
+            face_embedding_width=10,
+        ),
+        audio=AudioConfig("masked3", 2, 16, 2, 4, 16, 20, "wav2vec2", "before", "whole_file"),
+        temporal=replace(config.temporal, num_frames=FRAMES),
+        locator=LocatorConfig(3, (8, 8, 16, 16)),
+    )  # fmt: skip
+
+
+def draw(name: str, *shape: int) -> Tensor:
+    """Seeded normal numbers."""
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    return torch.randn(shape, generator=generator)
+
+
+def weight(name: str, shape: tuple[int, ...]) -> Tensor:
+    """A seeded weight; no layer is zero."""
+    for new, old in (("original0", "weight_g"), ("original1", "weight_v")):
+        name = name.replace(f"parametrizations.weight.{new}", old)
+    drawn = draw(name, *shape)
+    if len(shape) < 2:
+        scaled = 0.1 * drawn
+        return 1 + scaled if "norm" in name and name.endswith("weight") else scaled
+    return GAIN * drawn / math.sqrt(drawn[0].numel())
+
+
+def seed(module: nn.Module, prefix: str = "") -> None:
+    """Seeded weights under the module's own names behind `prefix`."""
+    state = module.state_dict()
+    for name, tensor in state.items():
+        if not name.endswith(".pe"):
+            state[name] = weight(prefix + name, tuple(tensor.shape))
+    module.load_state_dict(state)
+
+
+def seeded_model(config: EMOConfig | None = None) -> EMO:
+    """The network."""
+    model = EMO(config or tiny_hallo())
+    seed(model)
+    return model.eval().requires_grad_(False)
+
+
+_DIFFUSERS = (
+    ("mid.block_1.", "mid_block.resnets.0."), ("mid.block_2.", "mid_block.resnets.1."),
+    ("mid.attn_1.norm.", "mid_block.attentions.0.group_norm."),
+    ("mid.attn_1.proj_out.", "mid_block.attentions.0.to_out.0."),
+    ("mid.attn_1.", "mid_block.attentions.0.to_"),
+    (".nin_shortcut.", ".conv_shortcut."), (".norm_out.", ".conv_norm_out."),
+    (".downsample.", ".downsamplers.0."), (".upsample.", ".upsamplers.0."),
+    (".block.", ".resnets."), ("encoder.down.", "encoder.down_blocks."),
+)  # fmt: skip
+
+
+def diffusers_name(name: str, levels: int) -> str:
+    """LDM's name of a VAE's tensor as diffusers'."""
+    for ours, theirs in _DIFFUSERS:
+        name = name.replace(ours, theirs)
+    for level in range(levels):
+        name = name.replace(f"decoder.up.{level}.", f"decoder.up_blocks.{levels - 1 - level}.")
+    return name
+
+
+def write_vae(path: Path) -> Path:
+    """A seeded VAE in diffusers' layout."""
+    config = VAEConfig(32, (1, 1, 1, 1), 1, 4, 3, 3, 0.18215, True, 32)
+    state = {}
+    for name, tensor in AutoencoderKL(config).state_dict().items():
+        theirs = diffusers_name(name, len(config.ch_mult))
+        flat = "attentions" in theirs and tensor.ndim == 4
+        shape = tuple(tensor.shape[:2] if flat else tensor.shape)
+        state[theirs] = weight("vae." + theirs, shape)
+    save_file(state, path)
+    return path
+
+
+def seeded_vae(folder: Path) -> AutoencoderKL:
+    """The VAE, loaded from a file in diffusers' layout."""
+    return open_vae(write_vae(folder / "vae.safetensors"))
+
+
+WAV2VEC = {
+    "model_type": "wav2vec2", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "intermediate_size": 24, "conv_dim": [8] * 7, "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 2, "vocab_size": 32,
+}  # fmt: skip
+
+
+def write_wav2vec(folder: Path) -> Path:
+    """A folder with a seeded wav2vec2."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(WAV2VEC), encoding="utf-8")
+    net = Wav2Vec2Encoder(WAV2VEC, "before", True).wav2vec2
+    seed(net, "wav2vec.")
+    save_file(net.state_dict(), folder / "model.safetensors")
+    return folder
+
+
+def seeded_encoder(folder: Path) -> Wav2Vec2Encoder:
+    """The audio encoder, loaded from a folder in Hugging Face's layout."""
+    return load_wav2vec2(write_wav2vec(folder / "wav2vec2"))
+
+
+def sound() -> Tensor:
+    """0.29 s at 16 kHz: 8 frames of 25 a second."""
+    count = int(16000 * 0.29)
+    return draw("wave", count) * torch.linspace(0.2, 1, count)
+
+
+def picture() -> Tensor:
+    """(3, H, W) in 0..1, in whole 255ths."""
+    small = (draw("picture", 3, PICTURE[0] // 6, PICTURE[1] // 6) * 0.25 + 0.45).clamp(0, 1)
+    large = nn.functional.interpolate(small[None], PICTURE, mode="bilinear")[0]
+    return (large * 255).round() / 255
+
+
+def landmarks(lips: Sequence[int]) -> Tensor:
+    """478 points in the picture, those of the lips close together."""
+    points = draw("landmarks", 478, 2) * torch.tensor([9.0, 8.0]) + torch.tensor([47.0, 33.0])
+    points = points.clamp(min=3)
+    mouth = draw("lips", len(lips), 2) * torch.tensor([3.0, 1.5]) + torch.tensor([48.0, 44.0])
+    points[list(lips)] = mouth
+    return points
