@@ -12,15 +12,18 @@ from torch import Tensor
 
 from .animate_request import AnimateRequest, check_request
 from .audio import num_frames, trim
-from .clips import ClipNoise, Noise, num_clips, plan_clips
+from .clips import Noise, num_clips, plan_clips
+from .complete import complete
 from .devices import dtype_for, find_device
-from .film import Material, decode, film_from, hand_over, own_vae
+from .film import Material, decode, film_from, film_noise, hand_over, own_vae
 from .generate import Film, HandOver, generate
-from .pictures import fit_portrait, read_picture
+from .hand_over import Greyed
+from .pictures import read_picture
 from .rhythm import speed_from_sound
 from .sampling import Guidance, make_sampler
 from .sound_files import read_sound
 from .speed import parse_speed, speed_curve
+from .subject import Subject, cropped_subject, landmark_boxes, read_numbers, stretched_subject
 from .video import VideoWriter
 from .weights import Checkpoint, load_model
 
@@ -93,13 +96,19 @@ def animate(request: AnimateRequest, progress: Progress | None = None) -> Animat
     waveform, rate = read_sound(request.sound)
     waveform = trim(waveform, rate, request.start, request.duration)
     picture = read_picture(request.portrait)
-    checkpoint = load_model(request.model, device, dtype_for(device))
+    checkpoint = load_model(request.model, device, dtype_for(device), variant=request.variant)
+    checkpoint = complete(checkpoint, request.vae, request.audio_encoder)
     config = checkpoint.config
     _say_what_is_missing(request, checkpoint)
     count = num_frames(waveform.shape[-1], rate, config.frame_rate)
-    portrait = fit_portrait(picture, config.picture_size, request.face_box)
+    subject = _subject(request, picture, config.picture_size)
     speed = _speeds(request, waveform, rate, count, config.frame_rate)
-    material = Material(portrait.picture, waveform, rate, portrait.box, speed, request.seed)
+    face = None
+    if request.face_embedding is not None:
+        face = read_numbers(request.face_embedding, "face embedding")
+    material = Material(
+        subject.picture, waveform, rate, subject.box, speed, request.seed, subject, face
+    )
     report = _report(request, checkpoint, count)
     logger.info(
         "%d frames (%.2f s at %d fps) in %d clips of %d steps",
@@ -107,15 +116,38 @@ def animate(request: AnimateRequest, progress: Progress | None = None) -> Animat
     )  # fmt: skip
     with torch.inference_mode():
         film = film_from(checkpoint, material)
-        noise = ClipNoise(request.seed)
-        onward = hand_over(checkpoint, material, film, noise)
+        noise = film_noise(config, request.seed, request.reproduce)
+        picture = subject.picture.to(film.portrait)[None] * 2 - 1
+        onward = hand_over(checkpoint, Greyed(picture, film.region, noise))
         latents = _latents(request, checkpoint, (film, onward, noise), report, progress)
         _write(request, checkpoint, material, latents, report)
     return report
 
 
+def _subject(request: AnimateRequest, picture: Tensor, size: int) -> Subject:
+    face, lips = request.face_box, request.lip_box
+    if request.landmarks is not None:
+        face, lips = landmark_boxes(request.landmarks, *picture.shape[-2:])
+    make = stretched_subject if request.reproduce else cropped_subject
+    return make(picture, size, face, lips)
+
+
 def _say_what_is_missing(request: AnimateRequest, checkpoint: Checkpoint) -> None:
-    if request.face_box is None:
+    config = checkpoint.config
+    theirs = config.audio.attention == "masked3"
+    if request.reproduce and not theirs:
+        raise ValueError(
+            f"reproduce does what Hallo's own program does, and {config.name} is no such model; "
+            "leave it out"
+        )
+    if config.unet.face_tokens and request.face_embedding is None:
+        logger.info(
+            "no face embedding was given: the weights see the face of nobody there, and keep the "
+            "person's likeness from the picture alone (--face-embedding says better)"
+        )
+    if request.face_embedding is not None and not config.unet.face_tokens:
+        logger.info("%s sees no face embedding: --face-embedding changes nothing", config.name)
+    if request.face_box is None and request.landmarks is None:
         logger.info(
             "no face box was given: the head is expected at the usual place of a portrait, upper "
             "middle (--face-box X,Y,W,H says better)"
@@ -169,7 +201,8 @@ def _write(
     sound = (material.waveform, material.sample_rate)
     with VideoWriter(request.output, Fraction(report.fps), (size, size), sound, notes) as writer:
         for latents in clips:
-            writer.write(decode(vae, latents))
+            pictures = decode(vae, latents)
+            writer.write((pictures * 255).floor() / 255 if request.reproduce else pictures)
 
 
 def _latents(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .face import Box
+from .hallo_files import VARIANTS, Variant
 from .sampling import SOLVERS, Solver, sampling_timesteps
 from .speed import parse_speed
 from .video import check_film_path
@@ -35,6 +36,14 @@ class AnimateRequest:
         start: seconds of the sound to leave out.
         duration: seconds of the sound to take; None for all the rest.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        vae: file of the VAE; None for the checkpoint's own.
+        audio_encoder: folder or file of a wav2vec2; None for the checkpoint's own.
+        variant: which of Hallo's two sets of weights; see hallo_files.decide().
+        reproduce: do everything as Hallo's own program does: the whole picture stretched, one
+            stream of noise over all clips, pictures cut to whole 255ths.
+        lip_box: x, y, width, height in pixels of the upright picture; None for a usual place.
+        landmarks: file of 478, 468 or 68 landmarks in the upright picture, for both boxes.
+        face_embedding: file of the portrait's face embedding; None for zeros.
     """
 
     portrait: Path
@@ -51,6 +60,13 @@ class AnimateRequest:
     start: float = 0.0
     duration: float | None = None
     device: str = "auto"
+    vae: Path | None = None
+    audio_encoder: Path | None = None
+    variant: Variant = "auto"
+    reproduce: bool = False
+    lip_box: Box | None = None
+    landmarks: Path | None = None
+    face_embedding: Path | None = None
 
 
 def check_request(request: AnimateRequest) -> None:
@@ -82,6 +98,13 @@ def check_request(request: AnimateRequest) -> None:
                          "to take everything")
     if not (math.isfinite(request.start) and request.start >= 0):
         raise ValueError(f"start must be 0 s or later, got {request.start:g} s")
-    if request.face_box is not None and not all(map(math.isfinite, request.face_box)):
-        raise ValueError("a face box is X,Y,W,H in pixels, got a number that is not finite")
+    for name, box in (("face", request.face_box), ("lip", request.lip_box)):
+        if box is not None and not all(map(math.isfinite, box)):
+            raise ValueError(f"a {name} box is X,Y,W,H in pixels, got a number that is not finite")
+    if request.landmarks is not None and (request.face_box or request.lip_box):
+        raise ValueError("landmarks say where face and lips are; leave out the boxes of both")
+    if request.lip_box is not None and request.face_box is None:
+        raise ValueError("a lip box goes with a face box; give --face-box too")
+    if request.variant not in VARIANTS:
+        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {request.variant!r}")
     find_checkpoint(request.model)

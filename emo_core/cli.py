@@ -1,4 +1,4 @@
-"""The command line: emo animate | info | evaluate | puppet | train.
+"""The command line: emo animate | info | evaluate | convert | puppet | train.
 
 A mistake of the user ends with one sentence on stderr and exit code 2, Ctrl-C with 130. Everything
 heavy is imported inside the commands, so that help is there at once.
@@ -18,6 +18,8 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
+
+from .cli_hallo import add_convert, add_hallo_options, box, default_seed, hallo_options
 
 _TRAINING = {
     "puppet": (".training.commands", "add_puppet", "draw a puppet of the training world, still or "
@@ -119,6 +121,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     _add_animate(commands)
     _add_info(commands)
     _add_evaluate(commands)
+    add_convert(commands)
     wanted = next((word for word in words if not word.startswith("-")), "")
     for name, (module, add, summary) in _TRAINING.items():
         if name == wanted:
@@ -162,9 +165,10 @@ def _add_animate(commands: Any) -> None:
     add("-o", "--output", type=Path, required=True, metavar="VIDEO",
         help="film to write: .mp4, .mov or .mkv (H.264 and AAC)")
     add("--model", default="emo-tiny", metavar="M",
-        help="emo-tiny, or a .safetensors checkpoint (default emo-tiny)")
-    add("--seed", type=int, default=0, metavar="N",
-        help="of the noise, 0 to 2^64-1; the same seed gives the same film (default 0)")
+        help="emo-tiny, a .safetensors checkpoint, or Hallo's net.pth (default emo-tiny)")
+    add("--seed", type=int, metavar="N",
+        help="of the noise, 0 to 2^64-1; the same seed gives the same film (default 0; 42 with "
+        "--reproduce)")
     add("--steps", type=int, metavar="N",
         help="sampling steps of a clip, 1 to 1000 (default: the model's own; emo-tiny's is 6)")
     add("--cfg", type=float, metavar="X",
@@ -178,7 +182,7 @@ def _add_animate(commands: Any) -> None:
         help="head speed in degrees per frame at 30 fps, 0 to 10 (0.1 to 1.5 looks natural): a "
         'number, keyframes in seconds "0:0.2,50:1.1", or "sound" for its rhythm and loudness '
         "(default: left to the model)")
-    add("--face-box", type=_box, metavar="X,Y,W,H",
+    add("--face-box", type=box, metavar="X,Y,W,H",
         help="where the face is, in pixels of the upright picture; the head moves within it, so a "
         "larger box gives more motion (default: the usual place of a portrait)")
     add("--start", type=float, default=0.0, metavar="S",
@@ -187,21 +191,10 @@ def _add_animate(commands: Any) -> None:
         help="seconds of the sound to take, above 0 (default: all)")
     add("--device", default="auto", metavar="D",
         help="auto, cpu, cuda, cuda:1, mps (default auto: cuda where there is one, else cpu)")
+    add_hallo_options(parser)
     add("--json", action="store_true", help="report on stdout as JSON")
     add("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=_run_animate)  # fmt: skip
-
-
-def _box(text: str) -> tuple[float, ...]:
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) != 4:
-        raise argparse.ArgumentTypeError(
-            f"expected four numbers X,Y,W,H in pixels such as 120,80,200,220, got {text!r}"
-        )
-    return values
 
 
 def _run_animate(args: argparse.Namespace) -> int:
@@ -210,9 +203,9 @@ def _run_animate(args: argparse.Namespace) -> int:
 
     request = AnimateRequest(
         portrait=args.portrait, sound=args.sound, output=args.output, model=args.model,
-        seed=args.seed, steps=args.steps, cfg=args.cfg, audio_cfg=args.audio_cfg,
+        seed=default_seed(args), steps=args.steps, cfg=args.cfg, audio_cfg=args.audio_cfg,
         solver=args.solver, speed=args.speed, face_box=args.face_box, start=args.start,
-        duration=args.duration, device=args.device,
+        duration=args.duration, device=args.device, **hallo_options(args),
     )  # fmt: skip
     began = time.monotonic()
     with _progress(args.quiet) as progress:
@@ -263,7 +256,7 @@ def _add_info(commands: Any) -> None:
 
 
 def _run_info(args: argparse.Namespace) -> int:
-    from .weights import describe_checkpoint
+    from .describe import describe_checkpoint
 
     facts = describe_checkpoint(args.file)
     if args.json:

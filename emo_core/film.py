@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from .audio import AudioEncoder, encode_sound, num_frames, to_mono_16k
-from .clips import Noise
+from .clips import ClipNoise, Noise, StreamNoise
+from .config import EMOConfig
 from .face import CENTRED_PRIOR, Box, region_mask
+from .face_masks import lip_box, mask_levels, region_masks
 from .generate import Film, HandOver
 from .hand_over import Greyed, PixelHandOver
+from .subject import Subject
 from .vae import AutoencoderKL
 from .weights import Checkpoint
 
@@ -27,6 +30,8 @@ class Material:
         box: face box as fractions of the picture; None for the usual place.
         speed: (F,), head speed in degrees per frame at 30 fps; None to leave it to the model.
         seed: of the noise.
+        subject: more of the portrait's face than its box, in the same picture.
+        face: (face_embedding_width,), for weights that see one; None for zeros.
     """
 
     picture: Tensor
@@ -35,30 +40,73 @@ class Material:
     box: Box | None = None
     speed: Tensor | None = None
     seed: int = 0
+    subject: Subject | None = None
+    face: Tensor | None = None
 
 
 def film_from(checkpoint: Checkpoint, material: Material) -> Film:
     """Everything that the loop over clips needs.
 
     Raises:
-        ValueError: if the checkpoint has no VAE or audio encoder of its own.
+        ValueError: if the checkpoint has no VAE or audio encoder.
     """
     config, vae, encoder = checkpoint.config, own_vae(checkpoint), own_audio_encoder(checkpoint)
     count = num_frames(material.waveform.shape[-1], material.sample_rate, config.frame_rate)
+    whole_clips = config.audio.windows != "grid"
     heard = encode_sound(
         encoder, to_mono_16k(material.waveform, material.sample_rate), count, config.frame_rate,
-        config.audio.windows,
+        config.audio.windows, config.temporal.num_frames if whole_clips else 1,
     )  # fmt: skip
     box = CENTRED_PRIOR if material.box is None else material.box
     region = region_mask(box, config.picture_size, config.picture_size)
+    if material.subject is not None and material.subject.region is not None:
+        region = material.subject.region
     picture = material.picture.to(next(checkpoint.model.parameters()))
     return Film(
         portrait=vae.encode(picture[None] * 2 - 1),
-        audio=heard.features[:count],
+        # Hallo's last frames hear the silence that fills its last clip.
+        audio=heard.features if whole_clips else heard.features[:count],
         region=region.expand(config.locator.in_channels, -1, -1),
         speed=material.speed,
         seed=material.seed,
+        face=None if material.face is None else material.face.flatten()[None].to(picture),
+        masks=_masks(config, box, material.subject),
     )
+
+
+def _masks(config: EMOConfig, face: Box, subject: Subject | None) -> tuple[Tensor, ...]:
+    """What Film.masks is; () for a model that needs none."""
+    if config.audio.attention != "masked3":
+        return ()
+    size, levels = config.picture_size, len(config.unet.widths)
+    subject = subject or Subject(torch.empty(0))
+    masks = subject.masks
+    if masks is None:
+        masks = region_masks(face, subject.lips or lip_box(face), size, size)
+    return mask_levels(masks, config.latent_size, config.latent_size, levels)
+
+
+def film_noise(config: EMOConfig, seed: int, stream: bool) -> Noise:
+    """The random numbers of a film: of every clip's own seed, or in one stream as Hallo draws."""
+    if not stream:
+        return ClipNoise(seed)
+    side, size = config.latent_size, config.picture_size
+    shape = (config.temporal.num_frames, config.unet.latent_channels, side, side)
+    return StreamNoise(seed, shape, (size, size) if config.temporal.motion_mask else None)
+
+
+def hand_over(checkpoint: Checkpoint, greyed: Greyed | None = None) -> HandOver | None:
+    """Motion frames go on as latents (None), or as Hallo does: decoded, clamped, encoded.
+
+    Args:
+        checkpoint: the model and its VAE.
+        greyed: what models with a motion_mask need (Hallo2).
+    """
+    config = checkpoint.config.temporal
+    if config.hand_over == "latents":
+        return None
+    vae = own_vae(checkpoint)
+    return PixelHandOver(vae.decode, vae.encode, config, greyed)
 
 
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
@@ -76,40 +124,29 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     return (frames / 2 + 0.5).clamp(0, 1)
 
 
-def hand_over(checkpoint: Checkpoint, material: Material, film: Film, noise: Noise
-              ) -> HandOver | None:
-    """Motion frames go on as latents (None), or as Hallo does: decoded, clamped, encoded."""
-    config = checkpoint.config.temporal
-    if config.hand_over == "latents":
-        return None
-    vae = own_vae(checkpoint)
-    picture = material.picture.to(film.portrait)[None] * 2 - 1
-    return PixelHandOver(vae.decode, vae.encode, config, Greyed(picture, film.region, noise))
-
-
 def own_vae(checkpoint: Checkpoint) -> AutoencoderKL:
-    """The VAE that a checkpoint brings.
+    """The VAE of a checkpoint, its own or one that it was given.
 
     Raises:
-        ValueError: if it brings none.
+        ValueError: if it has none.
     """
     if checkpoint.vae is None:
         raise ValueError(
-            f"the checkpoint of {checkpoint.config.name} brings no VAE, and this version runs "
-            "checkpoints that do; give such a one, or emo-tiny"
+            f"the checkpoint of {checkpoint.config.name} brings no VAE; give SD 1.5's with --vae, "
+            "for example stabilityai/sd-vae-ft-mse"
         )
     return checkpoint.vae
 
 
 def own_audio_encoder(checkpoint: Checkpoint) -> AudioEncoder:
-    """The audio encoder that a checkpoint brings.
+    """The audio encoder of a checkpoint, its own or one that it was given.
 
     Raises:
-        ValueError: if it brings none.
+        ValueError: if it has none.
     """
     if checkpoint.audio_encoder is None:
         raise ValueError(
-            f"the checkpoint of {checkpoint.config.name} brings no audio encoder, and this version "
-            "runs checkpoints that do; give such a one, or emo-tiny"
+            f"the checkpoint of {checkpoint.config.name} brings no audio encoder; give "
+            "facebook/wav2vec2-base-960h, downloaded into a folder, with --audio-encoder"
         )
     return checkpoint.audio_encoder

@@ -30,12 +30,14 @@ class WeightFile:
         header: its text entries (safetensors' metadata).
         shapes: each tensor's shape by its name.
         read: gives a tensor by its name, memory-mapped where the format allows.
+        unused: tensors of the file that are not among these because they cannot matter.
     """
 
     path: Path
     header: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
     read: Callable[[str], Tensor]
+    unused: int = 0
 
     @property
     def num_parameters(self) -> int:
@@ -88,6 +90,11 @@ _OTHER = "give an EMO checkpoint, or leave --model out for emo-tiny"
 _LATER = f"this version cannot run its weights yet; {_OTHER}"
 _PART = f"it is one part of a model; {_OTHER}"
 EMO_KIND = "EMO checkpoint"
+HALLO_KIND = "Hallo checkpoint"
+_RUNS = (
+    "runs with --vae (SD 1.5's VAE) and --audio-encoder (wav2vec2-base-960h); emo convert makes "
+    "one .safetensors file of it"
+)
 UNKNOWN = Kind("file of tensors of unknown origin", _OTHER, lambda shapes: True)
 
 # The first that fits is it, so the narrow ones come first.
@@ -99,8 +106,8 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind("V-Express checkpoint", _LATER, _some("attn1_5")),
     Kind("MEMO checkpoint", _LATER, _some("audio_attn1", "diffusion_net.", "audio_emotion")),
-    Kind("Hallo checkpoint", _LATER, _begins("denoising_unet.", "audioproj.", "imageproj.")),
-    Kind("Hallo checkpoint", _LATER, _some(".attn2_0.")),
+    Kind(HALLO_KIND, _RUNS, _begins("denoising_unet.", "audioproj.", "imageproj.")),
+    Kind("part of a Hallo checkpoint", _PART, _some(".attn2_0.")),
     Kind(
         "bare EMO network without configuration",
         "save it with emo_core.weights.save_checkpoint, which adds the configuration",

@@ -8,8 +8,7 @@ Tensors have the names of EMO's, the VAE's and the audio encoder's state dicts b
 from __future__ import annotations
 
 import json
-import os
-import secrets
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,20 +21,23 @@ from torch import Tensor, nn
 from .audio import AudioEncoder
 from .audio_encoder import AudioEncoderConfig, build_audio_encoder
 from .config import EMOConfig
+from .hallo_files import ORIGIN, Variant, as_checkpoint, is_hallo, with_variant
 from .model import EMO
 from .vae import AutoencoderKL, VAEConfig
 from .weight_files import EMO_KIND, WeightFile, kind_of, open_weights
+from .weight_writer import appearing
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "emo-portrait 1"
 EMBEDDED = {"emo-tiny": Path(__file__).parent / "pretrained" / "emo-tiny.safetensors"}
 """Models that come with the package, by name."""
 
-_PREFIXES = ("model.", "vae.", "audio_encoder.")
-
 # The first part that occurs in a name says which group of layers it belongs to.
 _GROUPS = (
     ("audio_encoder.", "audio encoder"),
     ("vae.", "VAE"),
+    ("audio_modules", "audio modules"),
     ("audio", "audio layers"),
     ("speed", "speed layers"),
     ("motion_modules", "temporal modules"),
@@ -87,8 +89,14 @@ def find_checkpoint(path_or_name: str | Path) -> Path:
     return embedded
 
 
-def open_checkpoint(path_or_name: str | Path) -> tuple[WeightFile, EMOConfig]:
-    """Open a checkpoint of ours and read its configuration; no weight is loaded.
+def open_checkpoint(
+    path_or_name: str | Path, variant: Variant = "auto"
+) -> tuple[WeightFile, EMOConfig]:
+    """Open a checkpoint, ours or Hallo's, and read its configuration; no weight is loaded.
+
+    Args:
+        path_or_name: a file, or the name of an embedded model.
+        variant: of Hallo's weights; see hallo_files.decide().
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -100,10 +108,13 @@ def open_checkpoint(path_or_name: str | Path) -> tuple[WeightFile, EMOConfig]:
         raise ValueError(
             f"{file.path} has the format {form!r}, this version reads {FORMAT!r}; update it"
         )
-    if form != FORMAT or "emo_config" not in file.header:
+    if form != FORMAT and is_hallo(file.shapes):
+        file = as_checkpoint(file, variant)
+    elif form != FORMAT or "emo_config" not in file.header:
         kind = kind_of(file.shapes)
         raise ValueError(f"{file.path} is a {kind.name} and not an {EMO_KIND}: {kind.advice}")
-    return file, EMOConfig.from_json(file.header["emo_config"])
+    config = EMOConfig.from_json(file.header["emo_config"])
+    return file, config if variant == "auto" else with_variant(config, variant)
 
 
 def load_model(
@@ -111,20 +122,25 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     operations: Any = nn,
+    variant: Variant = "auto",
 ) -> Checkpoint:
     """Load a checkpoint; tensors are read memory-mapped and cast one by one.
 
     Args:
-        path_or_name: a .safetensors file, or the name of an embedded model ("emo-tiny").
+        path_or_name: a .safetensors file, Hallo's net.pth, or the name of an embedded model
+            ("emo-tiny").
         device: where the weights go.
         dtype: of the weights in memory, whatever the file's.
         operations: namespace that the network's layers are taken from.
+        variant: of Hallo's weights; see hallo_files.decide().
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no EMO checkpoint, or lacks tensors; the groups are named.
     """
-    file, config = open_checkpoint(path_or_name)
+    file, config = open_checkpoint(path_or_name, variant)
+    if ORIGIN in file.header:
+        logger.info("%s is %s", file.path, file.header[ORIGIN])
     modules = skeleton(file, config, dtype, device, operations)
     check_fit(file, modules)
     for prefix, module in modules.items():
@@ -209,15 +225,8 @@ def save_checkpoint(
 def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
     from safetensors.torch import save_file
 
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
+    with appearing(path) as partial:
         save_file(tensors, partial, header)
-        mask = os.umask(0)  # the only way to read it; safetensors lets nobody else read the file
-        os.umask(mask)
-        partial.chmod(0o666 & ~mask)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def audio_encoder_config(header: Mapping[str, str]) -> AudioEncoderConfig | None:
@@ -264,9 +273,10 @@ def check_fit(file: WeightFile, modules: Mapping[str, nn.Module]) -> None:
             f"{file.shapes[name]})"
         )
     if faults:
+        whose = "Hallo's network" if ORIGIN in file.header else "its own configuration"
         raise ValueError(
-            f"{file.path} does not fit its own configuration: {'; '.join(faults)}; fetch the file "
-            "again or ask whoever made it"
+            f"{file.path} does not fit {whose}: {'; '.join(faults)}; fetch the file again or ask "
+            "whoever made it"
         )
 
 
@@ -282,41 +292,3 @@ def _by_group(missing: Iterable[str], wanted: Iterable[str]) -> list[str]:
 
 def _group(name: str) -> str:
     return next((group for part, group in _GROUPS if part in name), "other layers")
-
-
-def describe_checkpoint(path_or_name: str | Path) -> dict[str, Any]:
-    """What a weight file is, as plain values for `emo info`; of any kind, ours or not.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read at all.
-    """
-    file = open_weights(find_checkpoint(path_or_name))
-    facts: dict[str, Any] = {"file": str(file.path), "parameters": file.num_parameters}
-    if file.header.get("format") != FORMAT:
-        kind = kind_of(file.shapes)
-        return {**facts, "kind": kind.name, "runs_here": False, "advice": kind.advice}
-    config = EMOConfig.from_json(file.header["emo_config"])
-    parts = {
-        prefix[:-1]: sum(
-            torch.Size(shape).numel() for n, shape in file.shapes.items() if n.startswith(prefix)
-        )
-        for prefix in _PREFIXES
-    }
-    speed = config.speed
-    return {
-        **facts,
-        "kind": EMO_KIND,
-        "runs_here": all(parts.values()),
-        "name": config.name,
-        "parameters_of": parts,
-        "picture_size": config.picture_size,
-        "frame_rate": config.frame_rate,
-        "clip": config.temporal.num_frames,
-        "motion_frames": config.temporal.num_motion_frames,
-        "steps": config.sampling.num_inference_steps,
-        "cfg": config.sampling.guidance_scale,
-        "speed_buckets": speed and {"centres": speed.centres, "radii": speed.radii},
-        "training": training_record(file.header),
-        "config": json.loads(config.to_json()),
-    }

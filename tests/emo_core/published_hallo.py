@@ -84,6 +84,20 @@ def seeded_model(config: EMOConfig | None = None) -> EMO:
     return model.eval().requires_grad_(False)
 
 
+def published_state(config: EMOConfig | None = None) -> dict[str, Tensor]:
+    """All tensors of a net.pth, also those that cannot matter, seeded, under its names."""
+    config = config or tiny_hallo()
+    levels = tuple(range(len(config.unet.widths)))
+    everywhere = replace(config, temporal=replace(config.temporal, levels=levels))
+    state = dict(seeded_model(everywhere).state_dict())
+    last = f"up_blocks.{levels[-1]}.attentions.{config.unet.layers_per_block}."
+    for name in list(state):
+        if name.startswith(f"denoising_unet.{last}"):
+            name_there = name.replace("denoising_unet", "reference_unet")
+            state.setdefault(name_there, weight(name_there, tuple(state[name].shape)))
+    return state
+
+
 _DIFFUSERS = (
     ("mid.block_1.", "mid_block.resnets.0."), ("mid.block_2.", "mid_block.resnets.1."),
     ("mid.attn_1.norm.", "mid_block.attentions.0.group_norm."),

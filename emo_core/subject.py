@@ -1,0 +1,144 @@
+"""The person of a portrait as a model sees it: picture, face region, masks and face embedding."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .face import Box
+from .face_masks import box_pixels, boxes_of_landmarks, lip_box, masks_of_regions
+from .pictures import check_pixel_box, fit_portrait, stretch_portrait
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A portrait at the model's size, and where its face is.
+
+    Attributes:
+        picture: (3, S, S), 0..1.
+        box: face box as fractions of the picture; None for the usual place.
+        lips: box of the lips as fractions of the picture; None for the usual place in the face.
+        region: (1, S, S), 0..1, what the face's box covers; None to make it of `box`.
+        masks: (3, 64, 64), uint8, of the full picture, face and lips; None to make them of boxes.
+    """
+
+    picture: Tensor
+    box: Box | None = None
+    lips: Box | None = None
+    region: Tensor | None = None
+    masks: Tensor | None = None
+
+
+def cropped_subject(
+    picture: Tensor, size: int, face: Box | None, lips: Box | None = None
+) -> Subject:
+    """The largest square around the face, brought to the model's size.
+
+    Args:
+        picture: (3, H, W), 0..1.
+        size: S.
+        face: x, y, width, height in pixels of the picture; None for the usual place.
+        lips: the same of the lips; they must reach into the square.
+
+    Raises:
+        ValueError: if a box has no area, or reaches outside the picture.
+    """
+    portrait = fit_portrait(picture, size, face)
+    if lips is None:
+        return Subject(portrait.picture, portrait.box)
+    check_pixel_box(lips, picture.shape[-1], picture.shape[-2])
+    if face is None or portrait.box is None:
+        raise ValueError("a lip box goes with a face box; give --face-box too")
+    # The square's scale and place follow from the face's box in both pictures.
+    scale = portrait.box[2] / face[2], portrait.box[3] / face[3]
+    left, top = ((portrait.box[i] + (lips[i] - face[i]) * scale[i]) for i in (0, 1))
+    right, bottom = left + lips[2] * scale[0], top + lips[3] * scale[1]
+    inside = (max(left, 0.0), max(top, 0.0), min(right, 1.0), min(bottom, 1.0))
+    if inside[0] >= inside[2] or inside[1] >= inside[3]:
+        raise ValueError("the lip box lies outside the square around the face; give both again")
+    return Subject(
+        portrait.picture, portrait.box,
+        (inside[0], inside[1], inside[2] - inside[0], inside[3] - inside[1]),
+    )  # fmt: skip
+
+
+def stretched_subject(
+    picture: Tensor, size: int, face: Box | None, lips: Box | None = None
+) -> Subject:
+    """The whole picture stretched to the model's square, with masks drawn before that: Hallo's way.
+
+    Args:
+        picture: (3, H, W), 0..1.
+        size: S.
+        face: x, y, width, height in pixels of the picture; None for the usual place.
+        lips: the same of the lips.
+
+    Raises:
+        ValueError: if a box has no area, or reaches outside the picture.
+    """
+    portrait = stretch_portrait(picture, size, face)
+    if portrait.box is None:
+        return Subject(portrait.picture)
+    height, width = picture.shape[-2:]
+    lips_inside = lip_box(portrait.box)
+    if lips is not None:
+        check_pixel_box(lips, width, height)
+        lips_inside = (lips[0] / width, lips[1] / height, lips[2] / width, lips[3] / height)
+    face_pixels = box_pixels(portrait.box, height, width)
+    filled = (face_pixels.float() / 255).expand(3, -1, -1)
+    return Subject(
+        portrait.picture, portrait.box, lips_inside, stretch_portrait(filled, size).picture[:1],
+        masks_of_regions(face_pixels, box_pixels(lips_inside, height, width)),
+    )  # fmt: skip
+
+
+def landmark_boxes(path: Path, height: int, width: int) -> tuple[Box, Box]:
+    """Boxes of the face and the lips, in pixels, from a file of 478, 468 or 68 landmarks.
+
+    Args:
+        path: .npy or .json, rows of x and y in pixels of the picture.
+        height: of the picture.
+        width: of the picture.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it holds something else.
+    """
+    boxes = boxes_of_landmarks(read_numbers(path, "landmarks"), height, width)
+    # They are whole pixels; fractions may lie a rounding error outside the picture.
+    face, lips = (
+        (float(round(x * width)), float(round(y * height)),
+         float(round(w * width)), float(round(h * height)))
+        for x, y, w, h in boxes
+    )  # fmt: skip
+    return face, lips
+
+
+def read_numbers(path: Path, what: str) -> Tensor:
+    """Numbers of a .npy or .json file, float32.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it holds no numbers, or some that are not finite.
+    """
+    import numpy as np
+
+    if not path.is_file():
+        raise FileNotFoundError(f"the {what} file {path} does not exist; give a .npy or .json file")
+    try:
+        if path.suffix.lower() == ".json":
+            values = torch.tensor(json.loads(path.read_text(encoding="utf-8")), dtype=torch.float32)
+        else:
+            values = torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
+    except (ValueError, TypeError, OSError, EOFError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path} holds no {what} ({reason}); give numbers as .npy or .json"
+        ) from None
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(f"{path} holds NaN or infinite numbers; make the {what} again")
+    return values
