@@ -1,0 +1,235 @@
+"""`emo animate` with weights in Hallo's published layout: VAE, audio encoder, face, reproduce."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from published_hallo import (
+    FRAMES,
+    LATENT,
+    PICTURE,
+    SIZE,
+    draw,
+    landmarks,
+    picture,
+    published,
+    published_state,
+    seeded_model,
+    seeded_vae,
+    tiny_hallo,
+    write_vae,
+    write_wav2vec,
+)
+from safetensors.torch import save_file
+from torch import Tensor
+
+from emo_core import animate as animate_module
+from emo_core.animate import animate
+from emo_core.animate_request import AnimateRequest
+from emo_core.cli import main
+from emo_core.clips import StreamNoise
+from emo_core.config import EMOConfig
+from emo_core.face_masks import _LIPS_478
+from emo_core.generate import Film
+from emo_core.hallo_files import with_variant
+from emo_core.subject import cropped_subject, read_numbers, stretched_subject
+from emo_core.video import read_video
+from emo_core.weights import Checkpoint
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with everything that a film of Hallo's weights takes."""
+    folder = tmp_path_factory.mktemp("hallo")
+    write_weights(folder / "hallo.safetensors", tiny_hallo())
+    write_vae(folder / "vae.safetensors")
+    write_wav2vec(folder / "wav2vec2")
+    pixels = (picture() * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(folder / "photo.png")
+    np.save(folder / "landmarks.npy", landmarks(_LIPS_478).numpy())
+    (folder / "face.json").write_text(json.dumps(draw("embedding", 10).tolist()))
+    return folder
+
+
+def write_weights(path: Path, config: EMOConfig) -> None:
+    """Seeded weights under Hallo's names, with the small configuration in the header."""
+    tensors = {name: tensor.contiguous() for name, tensor in published_state(config).items()}
+    fast = replace(config, sampling=replace(config.sampling, num_inference_steps=2))
+    save_file(tensors, path, {"emo_config": fast.to_json()})
+
+
+@pytest.fixture
+def usual(files: Path, make_wav: Callable[..., Path], tmp_path: Path) -> dict[str, object]:
+    return {
+        "portrait": files / "photo.png", "sound": make_wav("s.wav", 1, 4640, 16000),
+        "output": tmp_path / "film.mp4", "model": str(files / "hallo.safetensors"),
+        "vae": files / "vae.safetensors", "audio_encoder": files / "wav2vec2", "device": "cpu",
+    }  # fmt: skip
+
+
+@pytest.fixture
+def films(monkeypatch: pytest.MonkeyPatch) -> list[Film]:
+    """Every film that is sampled."""
+    made: list[Film] = []
+    film_from = animate_module.film_from
+
+    def kept(checkpoint: Checkpoint, material: object) -> Film:
+        made.append(film_from(checkpoint, material))  # type: ignore[arg-type]
+        return made[-1]
+
+    monkeypatch.setattr(animate_module, "film_from", kept)
+    return made
+
+
+def test_the_command_makes_a_film(
+    usual: dict[str, object], files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(usual[name]) for name in ("portrait", "sound")]
+    words += ["-o", str(usual["output"]), "--device", "cpu", "--json"]
+    for option in ("model", "vae", "audio_encoder"):
+        words += [f"--{option.replace('_', '-')}", str(usual[option])]
+    words += ["--face-box", "20,15,50,40", "--lip-box", "35,40,20,8"]
+    assert main(["animate", *words]) == 0
+    told = capsys.readouterr()
+    report = json.loads(told.out)
+    assert (report["frames"], report["clips"], report["steps"]) == (8, 2, 2)
+    assert (report["seed"], report["cfg"], report["model"]) == (0, 3.5, "hallo")
+    assert "taken for hallo: its header says so" in told.err
+    assert "the face of nobody" in told.err
+    assert tuple(read_video(usual["output"])[0].shape) == (8, SIZE, SIZE, 3)
+    assert main(["animate", *words, "--reproduce"]) == 0
+    assert json.loads(capsys.readouterr().out)["seed"] == 42
+
+
+def test_reproduce_makes_hallos_own_conditions(
+    usual: dict[str, object], films: list[Film], files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noises: list[object] = []
+    generate = animate_module.generate
+    monkeypatch.setattr(
+        animate_module, "generate", lambda *args: (noises.append(args[-1]), generate(*args))[1]
+    )
+    animate(
+        AnimateRequest(
+            **{**usual, "reproduce": True, "seed": 42, "landmarks": files / "landmarks.npy",
+               "face_embedding": files / "face.json"}  # type: ignore[arg-type]
+        )
+    )  # fmt: skip
+    (film,), theirs = films, published()
+
+    def close(found: Tensor, name: str) -> None:
+        torch.testing.assert_close(found, theirs[name].float(), rtol=0, atol=3e-5)
+
+    close(film.portrait, "portrait_latents")
+    close((film.region[:1, ::2, ::2] * 255).round(), "region")
+    for level, masks in enumerate(film.masks):
+        close(masks.flatten(1), f"mask_level_{level}")
+    assert torch.equal(film.face, draw("embedding", 1, 10))
+    # 8 frames are two whole clips: nothing is added; another sound gets its last clip filled.
+    assert len(film.audio) == 8
+    (noise,) = noises
+    wanted = StreamNoise(42, (FRAMES, 4, LATENT, LATENT))
+    shape = (FRAMES, 4, LATENT, LATENT)
+    assert torch.equal(noise.latents(1, shape), wanted.latents(1, shape))
+
+
+def test_the_last_clip_hears_silence(
+    usual: dict[str, object], films: list[Film], make_wav: Callable[..., Path]
+) -> None:
+    report = animate(AnimateRequest(**{**usual, "sound": make_wav("t.wav", 1, 3300, 16000)}))
+    assert (report.frames, len(films[0].audio)) == (6, 8)
+
+
+def test_hallo2_runs(files: Path, usual: dict[str, object], tmp_path: Path) -> None:
+    path = tmp_path / "hallo2.safetensors"
+    write_weights(path, with_variant(tiny_hallo(), "hallo2"))
+    plain = animate(AnimateRequest(**{**usual, "model": str(path)}))
+    assert plain.model == "hallo2"
+    two = read_video(usual["output"])[0].float()
+    animate(AnimateRequest(**{**usual, "model": str(path), "variant": "hallo"}))
+    assert (two - read_video(usual["output"])[0].float()).abs().mean() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"vae": None}, "brings no VAE; give SD 1.5's with --vae"),
+        ({"audio_encoder": None}, "brings no audio encoder; give facebook/wav2vec2-base-960h"),
+        ({"reproduce": True, "model": "emo-tiny", "vae": None, "audio_encoder": None},
+         "emo-tiny is no such model"),
+        ({"vae": None, "model": "emo-tiny"}, "the audio encoder .* gives 2 layers of 16"),
+        ({"model": "emo-tiny"}, "has 4 latent channels and 8 pixels a cell, emo-tiny needs"),
+        ({"lip_box": (1.0, 1.0, 5.0, 5.0)}, "a lip box goes with a face box"),
+        ({"landmarks": Path("x.npy"), "face_box": (1.0, 1.0, 9.0, 9.0)}, "leave out the boxes"),
+        ({"variant": "hallo3"}, "must be one of auto, hallo, hallo2"),
+        ({"face_embedding": "landmarks.npy"}, "a face embedding has 10 numbers, got"),
+        ({"face_embedding": "photo.png"}, "holds no face embedding"),
+        ({"landmarks": "face.json"}, "expected 478, 468 or 68 landmarks"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_sentence(
+    usual: dict[str, object], files: Path, changes: dict[str, object], sentence: str
+) -> None:
+    changes = {
+        name: files / value if name in ("face_embedding", "landmarks") else value  # type: ignore[operator]
+        for name, value in changes.items()
+    }
+    with pytest.raises(ValueError, match=sentence) as told:
+        animate(AnimateRequest(**{**usual, **changes}))
+    assert "\n" not in str(told.value)
+    assert not Path(str(usual["output"])).exists()
+
+
+def test_a_lip_box_follows_the_crop() -> None:
+    subject = cropped_subject(picture(), 64, (30.0, 20.0, 40.0, 40.0), (40.0, 45.0, 20.0, 10.0))
+    # The square is 72 wide and begins at 14: (50 - 14) / 72 is the lips' middle.
+    x, y, width, height = subject.lips
+    assert x + width / 2 == pytest.approx(0.5) and width == pytest.approx(20 / 72)
+    assert y == pytest.approx(45 / 72) and height == pytest.approx(10 / 72)
+    whole = stretched_subject(picture(), 64, (30.0, 20.0, 40.0, 40.0), (40.0, 45.0, 20.0, 10.0))
+    assert whole.lips == (40 / PICTURE[1], 45 / PICTURE[0], 20 / PICTURE[1], 10 / PICTURE[0])
+    with pytest.raises(ValueError, match="outside the square"):
+        cropped_subject(picture(), 64, (30.0, 20.0, 40.0, 40.0), (0.0, 45.0, 5.0, 5.0))
+    assert cropped_subject(picture(), 64, None).box is None
+    assert stretched_subject(picture(), 64, None).region is None
+
+
+def test_numbers_of_files(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.arange(3))
+    assert read_numbers(tmp_path / "a.npy", "x").tolist() == [0, 1, 2]
+    (tmp_path / "b.json").write_text("[1, NaN]")
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        read_numbers(tmp_path / "b.json", "x")
+    np.save(tmp_path / "c.npy", np.array([{}]), allow_pickle=True)
+    with pytest.raises(ValueError, match="holds no x"):
+        read_numbers(tmp_path / "c.npy", "x")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        read_numbers(tmp_path / "no.npy", "x")
+
+
+def test_sizes_that_are_not_square(tmp_path: Path) -> None:
+    """Hallo's own code knows squares only; the network takes any multiple of 64."""
+    from emo_core.face_masks import mask_levels, region_masks
+    from emo_core.model import ClipInputs
+
+    model, vae = seeded_model(), seeded_vae(tmp_path)
+    masks = region_masks((0.2, 0.2, 0.5, 0.5), (0.3, 0.5, 0.2, 0.1), 128, 192)
+    inputs = ClipInputs(
+        draw("sound", 1, FRAMES, 5, 2, 16), torch.ones(1, 3, 128, 192), None, None,
+        mask_levels(masks, 16, 24, 4),
+    )  # fmt: skip
+    with torch.no_grad():
+        portrait = vae.encode(draw("wide", 1, 3, 128, 192))
+        motion = model.encode_motion(portrait[:, None].repeat(1, 2, 1, 1, 1))
+        clip = model.prepare(model.encode_portrait(portrait), motion, inputs)
+        out = model.denoising_unet(
+            draw("x", 1, FRAMES, 4, 16, 24), torch.tensor([500]), clip
+        )
+    assert out.shape == (1, FRAMES, 4, 16, 24) and bool(out.isfinite().all())
