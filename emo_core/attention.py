@@ -133,15 +133,27 @@ class Rows:
     Attributes:
         index: (r,) the rows that see it; None for all.
         source: (r,) for each of them the row of the condition it sees; None for the same order.
+        rest: the rows that do not see it; None to be found from `index`, which waits for a GPU.
     """
 
     index: Tensor | None = None
     source: Tensor | None = None
+    rest: Tensor | None = None
 
     @property
     def empty(self) -> bool:
         """Whether no row sees the condition."""
         return self.index is not None and len(self.index) == 0
+
+    def blind(self, count: int) -> Tensor:
+        """The rows of a batch of `count` that do not see the condition."""
+        if self.rest is not None:
+            return self.rest
+        if self.index is None:
+            return torch.empty(0, dtype=torch.long)
+        unseen = torch.ones(count, dtype=torch.bool, device=self.index.device)
+        unseen[self.index] = False
+        return unseen.nonzero().flatten()
 
     def select(self, rows: Tensor) -> Tensor:
         """The rows (r, ...) of a batch (R, ...) that see the condition."""

@@ -105,7 +105,11 @@ class Audience:
                 return Rows()
             videos = torch.arange(batch, device=device)
             index = torch.cat([videos[:0], *(videos + k * batch for k in seeing)])
+            blind = [k for k in range(len(branches)) if k not in seeing]
+            rest = torch.cat([videos[:0], *(videos + k * batch for k in blind)])
             source = None if len(seeing) == 1 else videos.repeat(len(seeing))
-            return Rows(None if len(seeing) == len(branches) else index, source)
+            if not blind:
+                return Rows(None, source)
+            return Rows(index, source, rest)
 
         return cls(rows("reference"), rows("audio"), rows("region"), rows("speed"))

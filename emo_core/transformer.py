@@ -137,7 +137,7 @@ class TransformerBlock(nn.Module):
             return out
         frames = inputs.num_frames
         by_row = rearrange(torch.stack([normed, *own]), "k (R F) N C -> k R F N C", F=frames)
-        blind = _others(seen.rows, by_row.shape[1])
+        blind = seen.rows.blind(by_row.shape[1])
         change = torch.empty_like(by_row[0])
         if len(blind):
             query, key, value = rearrange(by_row[:, blind], "k r F N C -> k (r F) N C")
@@ -307,8 +307,8 @@ def hear(
     by_row = rearrange(normed, "(R F) N C -> R F N C", F=seen.context[0].shape[1])
     mask = mask.to(normed)[:, None]
     out = torch.empty_like(by_row)
-    blind = _others(seen.rows, by_row.shape[0])
-    if blind:
+    blind = seen.rows.blind(by_row.shape[0])
+    if len(blind):
         bias = attention.to_out[0](torch.zeros_like(normed[0, :1]))
         ends = convolution(torch.cat([torch.zeros_like(bias), bias])[:, :, None, None])[..., 0, 0]
         out[blind] = (ends[0] + mask * (ends[1] - ends[0])).expand_as(by_row[blind])
@@ -350,9 +350,3 @@ class MaskedAudioTransformer(nn.Module):
         tokens = self.transformer_blocks[0](tokens, height, inputs)
         out: Tensor = self.proj_out(rearrange(tokens, "M (h w) C -> M C h w", h=height))
         return hidden_states + out
-
-
-def _others(rows: Rows, count: int) -> list[int]:
-    """The rows of a batch of `count` that do not see a condition."""
-    seeing = set(range(count)) if rows.index is None else set(rows.index.tolist())
-    return [row for row in range(count) if row not in seeing]
