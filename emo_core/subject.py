@@ -133,7 +133,9 @@ def read_numbers(path: Path, what: str) -> Tensor:
         if path.suffix.lower() == ".json":
             values = torch.tensor(json.loads(path.read_text(encoding="utf-8")), dtype=torch.float32)
         else:
-            values = torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
+            with path.open("rb") as file:
+                found = np.lib.format.read_array(file, allow_pickle=False)
+            values = torch.from_numpy(found.astype(np.float32))
     except (ValueError, TypeError, OSError, EOFError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
