@@ -15,15 +15,13 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 _TRAINING = {
-    "puppet": (".training.commands", "add_puppet", "draw a puppet of the training world, still or "
-               "speaking, with its truth"),
-    "train": (".training.train_command", "add_train", "train emo-tiny, stage by stage"),
-}  # fmt: skip
+    "puppet": "draw a puppet of the training world, still or speaking, with its truth",
+    "train": "train emo-tiny, stage by stage",
+}
 _PUPPETS_ONLY = (
     "emo-tiny knows the puppets it was trained on, not photographs; `emo puppet` draws some."
 )
@@ -120,9 +118,9 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     _add_info(commands)
     _add_evaluate(commands)
     wanted = next((word for word in words if not word.startswith("-")), "")
-    for name, (module, add, summary) in _TRAINING.items():
+    for name, summary in _TRAINING.items():
         if name == wanted:
-            _training_command(name, module, add)(commands)
+            _training_command(name)(commands)
         else:
             commands.add_parser(name, help=summary)
     for command in commands.choices.values():
@@ -130,9 +128,12 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
-def _training_command(name: str, module: str, add: str) -> Callable[[Any], None]:
+def _training_command(name: str) -> Callable[[Any], None]:
     try:
-        loaded = import_module(module, __package__)
+        if name == "puppet":
+            from .training.commands import add_puppet as add
+        else:
+            from .training.train_command import add_train as add
     except ModuleNotFoundError as error:
         if ".training" not in (error.name or ""):
             raise OSError(
@@ -143,8 +144,7 @@ def _training_command(name: str, module: str, add: str) -> Callable[[Any], None]
             f"emo {name} belongs to the trainer (emo_core/training), which this installation "
             "leaves out; run it from a checkout of the repository"
         ) from None
-    command: Callable[[Any], None] = getattr(loaded, add)
-    return command
+    return add
 
 
 def _add_animate(commands: Any) -> None:

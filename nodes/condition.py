@@ -107,7 +107,7 @@ def _region(mask: Tensor | None, reference: dict[str, Any], size: int) -> Tensor
     height, width = reference["picture"]
     if mask.ndim != 3 or mask.numel() == 0 or not bool(torch.isfinite(mask).all()):
         raise ValueError(
-            f"the region must be a MASK (masks, height, width) of numbers, got "
+            f"the region must be a MASK (masks, height, width) without NaN, got "
             f"{tuple(mask.shape)}; connect FaceLocatorMask"
         )
     rows, columns = mask.shape[-2:]
@@ -139,10 +139,8 @@ def _motion(inputs: Inputs, parts: EMOParts) -> Tensor | None:
         samples = inputs.motion["samples"]
     elif inputs.motion_images is None:
         return None
-    elif inputs.vae is None:
-        raise ValueError("motion frames as IMAGE need the VAE that encodes them; connect it to vae")
     else:
-        samples = inputs.vae.encode(inputs.motion_images[..., :3])
+        samples = _encoded(inputs.motion_images, inputs.vae, parts.config)
     config = parts.config
     count, size = config.temporal.num_motion_frames, config.latent_size
     wanted = (config.unet.latent_channels, size, size)
@@ -155,6 +153,20 @@ def _motion(inputs: Inputs, parts: EMOParts) -> Tensor | None:
         raise ValueError("the motion frames hold NaN or infinite numbers; sample them again")
     scaled = inputs.model.model.process_latent_in(samples[-count:].float().cpu())
     return torch.as_tensor(scaled)[None]
+
+
+def _encoded(images: Tensor, vae: Any, config: EMOConfig) -> Tensor:
+    """The last pictures of an IMAGE as latents, of as many as the model sees."""
+    count, size = config.temporal.num_motion_frames, config.picture_size
+    if vae is None:
+        raise ValueError("motion frames as IMAGE need the VAE that encodes them; connect it to vae")
+    if images.ndim != 4 or len(images) < count or tuple(images.shape[1:3]) != (size, size):
+        raise ValueError(
+            f"{config.name} sees the last {count} pictures before a clip, of {size}x{size} pixels, "
+            f"got an IMAGE (pictures, height, width, colours) of {tuple(images.shape)}; connect "
+            "frames that this model made"
+        )
+    return torch.as_tensor(vae.encode(images[-count:, :, :, :3]))
 
 
 def clip_plan(config: EMOConfig, count: int, index: int) -> ClipPlan:
@@ -244,23 +256,28 @@ class EMOConditioning(io.ComfyNode):
                     tooltip="The same MODEL, to be passed on to the sampler.",
                 ),
                 io.Conditioning.Output(
-                    "positive", tooltip="The branch that sees the portrait, the sound, the region "
+                    "positive", display_name="positive",
+                    tooltip="The branch that sees the portrait, the sound, the region "
                     "and the speed.",
                 ),
                 io.Conditioning.Output(
-                    "negative", tooltip="The branch that sees nothing but the motion frames, for "
+                    "negative", display_name="negative",
+                    tooltip="The branch that sees nothing but the motion frames, for "
                     "guidance; cfg 1 leaves it out.",
                 ),
                 io.Latent.Output(
-                    "latent", tooltip="An empty LATENT of the clip's frames and size, for the "
+                    "latent", display_name="latent",
+                    tooltip="An empty LATENT of the clip's frames and size, for the "
                     "sampler; denoise stays at 1.",
                 ),
                 io.Int.Output(
-                    "clip_seed", tooltip="The clip's own seed, for the sampler or its noise; it "
+                    "clip_seed", display_name="clip_seed",
+                    tooltip="The clip's own seed, for the sampler or its noise; it "
                     "differs from clip to clip.",
                 ),
                 io.Int.Output(
-                    "frames", tooltip="How many of the clip's frames belong to the film; the last "
+                    "frames", display_name="frames",
+                    tooltip="How many of the clip's frames belong to the film; the last "
                     "clip has fewer than are sampled.",
                 ),
             ],

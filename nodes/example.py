@@ -29,12 +29,12 @@ class EMOExampleInputs(io.ComfyNode):
             inputs=[],
             outputs=[
                 io.Image.Output(
-                    "portrait",
+                    "portrait", display_name="portrait",
                     tooltip="The portrait of a puppet, 128x128 pixels; put Load Image in this "
                     "node's place when you have a portrait of your own.",
                 ),
                 io.Audio.Output(
-                    "audio",
+                    "audio", display_name="audio",
                     tooltip="Some seconds of a computer's voice, mono; put Load Audio in this "
                     "node's place when you have a recording of your own.",
                 ),

@@ -217,12 +217,13 @@ class EMOModel(comfy.model_base.BaseModel):
 
     def _check_size(self, x: Tensor, emo: Branches) -> None:
         frames = self.diffusion_model.config.temporal.num_frames
-        size = tuple(emo.conditions.region.shape[-2:])
-        if len(x) != len(emo.sees) * frames or tuple(x.shape[-2:]) != size:
+        channels = self.diffusion_model.config.unet.latent_channels
+        rows, columns = emo.conditions.region.shape[-2:]
+        if tuple(x.shape) != (len(emo.sees) * frames, channels, rows, columns):
             raise ValueError(
-                f"one clip has {frames} frames of {size[1]}x{size[0]} latent cells, got a LATENT "
-                f"of {len(x) // len(emo.sees)} frames of {x.shape[-1]}x{x.shape[-2]}; connect the "
-                "LATENT of EMOConditioning"
+                f"one clip has {frames} frames of {channels} channels and {columns}x{rows} latent "
+                f"cells, got a LATENT of {len(x) // len(emo.sees)} frames of {x.shape[1]} channels "
+                f"and {x.shape[-1]}x{x.shape[-2]}; connect the LATENT of EMOConditioning"
             )
 
     def _clip(self, conditions: Conditions, x: Tensor) -> Clip:

@@ -9,6 +9,7 @@ from typing import Any
 import comfy.patcher_extension
 import folder_paths
 import torch
+from comfy.latent_formats import LatentFormat
 from torch import Tensor, nn
 
 from ..emo_core.audio_encoder import build_audio_encoder
@@ -76,12 +77,9 @@ def load(path: Path, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
     """
     file, config = open_checkpoint(path)
     check_fit(file, skeleton(file, config))
-    vae = _own_vae(file)
-    colours = None
-    if vae is not None:
-        colours = latent_colours(vae, example_portrait(config.picture_size))
+    vae, form = _own_vae(file, config.picture_size)
     place = place_for(file.num_parameters, dtype)
-    model = EMOModel(config, latent_format(config, colours), place)
+    model = EMOModel(config, form, place)
     _fill(model.diffusion_model, file, "model.denoising_unet.")
     out = patcher(model, place)
     out.set_attachments(ATTACHMENT, _parts(file, config, place))
@@ -118,12 +116,15 @@ def embedded_hearing() -> Any:
     return hearing(open_checkpoint("emo-tiny")[0])
 
 
-def _own_vae(file: WeightFile) -> Any:
+def _own_vae(file: WeightFile, size: int) -> tuple[Any, LatentFormat]:
+    """The VAE that a checkpoint brings, or None, and the format of the latents it samples."""
     if "vae_config" not in file.header:
-        return None
-    prefix = "vae."
-    state = {n[len(prefix):]: file.read(n) for n in file.shapes if n.startswith(prefix)}
-    return build_vae(VAEConfig.from_json(file.header["vae_config"]), state)
+        return None, latent_format(None, None)
+    config, prefix = VAEConfig.from_json(file.header["vae_config"]), "vae."
+    state = {n.removeprefix(prefix): file.read(n) for n in file.shapes if n.startswith(prefix)}
+    vae = build_vae(config, state)
+    colours = latent_colours(vae, example_portrait(size), config.scaling_factor)
+    return vae, latent_format(config, colours)
 
 
 def _fill(module: nn.Module, file: WeightFile, prefix: str) -> None:

@@ -113,13 +113,13 @@ class FaceLocatorMask(io.ComfyNode):
             ],
             outputs=[
                 io.Mask.Output(
-                    "region",
+                    "region", display_name="region",
                     tooltip="The face region at the size of the picture in pixels, 0 outside to 1 "
                     "inside; connect it to the face mask of EMOSampler, MotionFrameLooper or "
                     "EMOConditioning.",
                 ),
                 io.Image.Output(
-                    "preview",
+                    "preview", display_name="preview",
                     tooltip="The first picture, 0 to 1, dark outside of the region and with its "
                     "box drawn in; look at it when the film's head is in the wrong place.",
                 ),

@@ -83,7 +83,7 @@ class ClipSampler:
         )
 
     def __call__(self, conditions: Conditions, noise: Tensor, plan: ClipPlan) -> Tensor:
-        """See emo_core.sampling.SampleClip."""
+        """A clip's conditions and noise (1, F, C, h, w) to a LATENT's (F, C, h, w)."""
         check_interrupted()
         settings, model = self._settings, self._model
         positive, negative = positive_and_negative(conditions)
@@ -98,7 +98,7 @@ class ClipSampler:
                 f"clip {plan.index} came out as NaN; use the model's own steps and cfg, or dtype "
                 "fp32 in EMO Model Loader"
             )
-        return torch.as_tensor(model.model.process_latent_in(samples.float().cpu()))[None]
+        return torch.as_tensor(samples.float().cpu())
 
     def _callback(self) -> Callable[[int, Tensor, Tensor, int], None]:
         begun = self._done
@@ -108,6 +108,8 @@ class ClipSampler:
             preview = None
             if self._previewer is not None:
                 preview = self._previewer.decode_latent_to_preview_image("JPEG", x0)
+            # The bar asks too, but only inside of a server.
+            check_interrupted()
             # Some samplers count more steps than were asked for; the bar must not run over.
             part = self._settings.steps * (step + 1) // max(total_steps, 1)
             self._bar.update_absolute(begun + part, preview=preview)
@@ -135,22 +137,27 @@ def sample_film(
     else:
         plans = [clip_plan(conditioner.config, count, clip_index)]
     sampler = ClipSampler(inputs.model, settings, inputs.seed, len(plans))
+    # As the host's sampler gave them: what is scaled for the next clip and back differs from core
+    # KSampler's in the last bit.
+    kept: list[Tensor] = []
     motion = film.portrait[:0]
 
     def sample_clip(conditions: Conditions, noise: Tensor, plan: ClipPlan) -> Tensor:
         nonlocal motion
         latents = sampler(conditions, noise, plan)
-        motion = latents[0, -temporal.num_motion_frames :]
-        return latents
+        kept.append(latents[: plan.kept])
+        motion = latents[-temporal.num_motion_frames :]
+        return torch.as_tensor(inputs.model.model.process_latent_in(latents))[None]
 
-    clips = list(generate(conditioner, film, plans, sample_clip, hand_over_of(inputs)))
-    out = inputs.model.model.process_latent_out
-    return {"samples": out(torch.cat(clips))}, {"samples": out(motion)}
+    for _ in generate(conditioner, film, plans, sample_clip, hand_over_of(inputs)):
+        pass
+    return {"samples": torch.cat(kept)}, {"samples": motion.clone()}
 
 
 _OUTPUTS = (
     io.Latent.Output(
-        "latent", tooltip="The sampled frames, one picture a frame; decode them with EMO Decode "
+        "latent", display_name="latent",
+        tooltip="The sampled frames, one picture a frame; decode them with EMO Decode "
         "Video, or with core VAE Decode for pictures.",
     ),
     io.Latent.Output(
