@@ -128,12 +128,15 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
-def _training_command(name: str) -> Callable[[Any], None]:
+def _training_command(name: str) -> Callable[[Any], Any]:
     try:
         if name == "puppet":
-            from .training.commands import add_puppet as add
-        else:
-            from .training.train_command import add_train as add
+            from .training.commands import add_puppet
+
+            return add_puppet
+        from .training.train_command import add_train
+
+        return add_train
     except ModuleNotFoundError as error:
         if ".training" not in (error.name or ""):
             raise OSError(
@@ -144,7 +147,6 @@ def _training_command(name: str) -> Callable[[Any], None]:
             f"emo {name} belongs to the trainer (emo_core/training), which this installation "
             "leaves out; run it from a checkout of the repository"
         ) from None
-    return add
 
 
 def _add_animate(commands: Any) -> None:

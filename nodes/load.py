@@ -10,7 +10,7 @@ import comfy.patcher_extension
 import folder_paths
 import torch
 from comfy.latent_formats import LatentFormat
-from torch import Tensor, nn
+from torch import nn
 
 from ..emo_core.audio_encoder import build_audio_encoder
 from ..emo_core.config import EMOConfig
@@ -32,6 +32,7 @@ from .vae import build_vae, latent_colours, latent_format
 
 BUILT_IN = "emo-tiny (built in)"
 FOLDER = "emo"
+_BACKBONE = "model.denoising_unet."
 DTYPES = {
     "auto": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16,
 }  # fmt: skip
@@ -80,7 +81,7 @@ def load(path: Path, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
     vae, form = _own_vae(file, config.picture_size)
     place = place_for(file.num_parameters, dtype)
     model = EMOModel(config, form, place)
-    _fill(model.diffusion_model, file, "model.denoising_unet.")
+    _fill(model.diffusion_model, file, _BACKBONE, place)
     out = patcher(model, place)
     out.set_attachments(ATTACHMENT, _parts(file, config, place))
     out.add_callback(comfy.patcher_extension.CallbacksMP.ON_CLEANUP, _forget)
@@ -93,7 +94,7 @@ def _forget(model: Any) -> None:
 
 def _parts(file: WeightFile, config: EMOConfig, place: Place) -> EMOParts:
     conditioner = Conditioner(config, place.build())
-    _fill(conditioner, file, "model.")
+    _fill(conditioner, file, "model.", place, without=_BACKBONE)
     return EMOParts(
         config, f"{config.name} {_digest(file)}", patcher(conditioner, place), hearing(file),
         place.compute_dtype, training_record(file.header),
@@ -107,7 +108,7 @@ def hearing(file: WeightFile) -> Any:
         return None
     place = place_for(0, torch.float32)
     encoder = build_audio_encoder(config, dtype=torch.float32, device=place.offload_device)
-    _fill(encoder, file, "audio_encoder.")
+    _fill(encoder, file, "audio_encoder.", place)
     return patcher(encoder, place)
 
 
@@ -127,16 +128,22 @@ def _own_vae(file: WeightFile, size: int) -> tuple[Any, LatentFormat]:
     return vae, latent_format(config, colours)
 
 
-def _fill(module: nn.Module, file: WeightFile, prefix: str) -> None:
-    """Read a module's weights, by its own names, in the dtype that the host chose for them."""
-    wanted = module.state_dict()
-    state = {name: _read(file, prefix + name, tensor) for name, tensor in wanted.items()}
+def _fill(
+    module: nn.Module, file: WeightFile, prefix: str, place: Place, without: str | None = None
+) -> None:
+    """Read all weights behind `prefix`, but those behind `without`, where the host wants them.
+
+    By the names of the file, which check_fit() compared: newer hosts make layers whose own names
+    appear only when they are loaded.
+    """
+    names = [name for name in file.shapes if name.startswith(prefix)]
+    state = {
+        name.removeprefix(prefix): file.read(name).to(place.offload_device, place.dtype)
+        for name in names
+        if without is None or not name.startswith(without)
+    }
     module.load_state_dict(state, assign=True)
     module.requires_grad_(False).eval()
-
-
-def _read(file: WeightFile, name: str, like: Tensor) -> Tensor:
-    return file.read(name).to(like.device, like.dtype)
 
 
 def _digest(file: WeightFile) -> str:
