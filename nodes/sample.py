@@ -17,8 +17,9 @@ from ..emo_core.clips import ClipPlan, clip_seed, plan_clips
 from ..emo_core.conditions import Conditions
 from ..emo_core.generate import generate
 from .compat import Schema, io
-from .condition import Inputs, clip_plan, film_of, hand_over_of, inputs_of_a_clip
+from .condition import inputs_of_a_clip
 from .conds import positive_and_negative
+from .film import Inputs, clip_plan, film_of, hand_over_of
 from .host import check_interrupted
 
 
@@ -137,8 +138,7 @@ def sample_film(
     else:
         plans = [clip_plan(conditioner.config, count, clip_index)]
     sampler = ClipSampler(inputs.model, settings, inputs.seed, len(plans))
-    # As the host's sampler gave them: what is scaled for the next clip and back differs from core
-    # KSampler's in the last bit.
+    # As the host's sampler gave them: nothing is scaled to the model's latents and back.
     kept: list[Tensor] = []
     motion = film.portrait[:0]
 

@@ -85,7 +85,9 @@ def heard(frames: int, parts: Any, seed: int = 3) -> dict[str, Any]:
 def speed() -> dict[str, Any]:
     """EMO_SPEED that rises."""
     return {
-        "version": 1, "times": torch.tensor([0.0, 0.4]).double(), "speeds": torch.tensor([0.2, 1.5])
+        "version": 1,
+        "times": torch.tensor([0.0, 0.4]).double(),
+        "speeds": torch.tensor([0.2, 1.5]),
     }
 
 
@@ -144,12 +146,14 @@ def open_small(
     return Small(pack, run, model, vae, reference)
 
 
-def ksample(prepared: tuple[Any, ...], steps: int = 2, cfg: float = 2.0) -> Tensor:
+def ksample(
+    prepared: tuple[Any, ...], steps: int = 2, cfg: float = 2.0, sampler_name: str = "euler"
+) -> Tensor:
     """Core's KSampler on the outputs of EMOConditioning; the frames that belong to the film."""
     host = import_module("nodes")
     model, positive, negative, latent, seed, frames = prepared
     sampled = host.common_ksampler(
-        model, seed, steps, cfg, "euler", "simple", positive, negative, latent
+        model, seed, steps, cfg, sampler_name, "simple", positive, negative, latent
     )
     kept: Tensor = sampled[0]["samples"][:frames]
     return kept
