@@ -1,36 +1,20 @@
-"""EMOSampler and MotionFrameLooper: one clip, and all of them, through the host's samplers."""
+"""EMOSampler and MotionFrameLooper: one clip of a film, and all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import comfy.sample
 import comfy.samplers
-import comfy.utils
-import latent_preview
 import torch
 from torch import Tensor
 
-from ..emo_core.clips import ClipPlan, clip_seed, plan_clips
+from ..emo_core.clips import ClipPlan, plan_clips
 from ..emo_core.conditions import Conditions
 from ..emo_core.generate import generate
+from .clip_sampler import ClipSampler, Settings
 from .compat import Schema, io
 from .condition import inputs_of_a_clip
-from .conds import positive_and_negative
 from .film import Inputs, clip_plan, film_of, hand_over_of
-from .host import check_interrupted
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a clip is sampled: the widgets of both nodes."""
-
-    steps: int
-    cfg: float
-    sampler_name: str
-    scheduler: str
 
 
 def sampler_widgets() -> list[io.Input]:
@@ -65,57 +49,26 @@ def sampler_widgets() -> list[io.Input]:
     ]  # fmt: skip
 
 
-class ClipSampler:
-    """Samples one clip after the other with the host's sampler; one progress bar over all steps.
-
-    Args:
-        model: MODEL.
-        settings: the widgets.
-        seed: of the film.
-        total_clips: how many clips the bar is for.
-    """
-
-    def __init__(self, model: Any, settings: Settings, seed: int, total_clips: int) -> None:
-        self._model, self._settings, self._seed = model, settings, seed
-        self._bar = comfy.utils.ProgressBar(total_clips * settings.steps)
-        self._done = 0
-        self._previewer = latent_preview.get_previewer(
-            model.load_device, model.model.latent_format
-        )
-
-    def __call__(self, conditions: Conditions, noise: Tensor, plan: ClipPlan) -> Tensor:
-        """A clip's conditions and noise (1, F, C, h, w) to a LATENT's (F, C, h, w)."""
-        check_interrupted()
-        settings, model = self._settings, self._model
-        positive, negative = positive_and_negative(conditions)
-        samples = comfy.sample.sample(
-            model, noise[0].float().cpu(), settings.steps, settings.cfg, settings.sampler_name,
-            settings.scheduler, positive, negative, torch.zeros_like(noise[0].float().cpu()),
-            callback=self._callback(), disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-            seed=clip_seed(self._seed, plan.index),
-        )  # fmt: skip
-        if not bool(torch.isfinite(samples).all()):
-            raise ValueError(
-                f"clip {plan.index} came out as NaN; use the model's own steps and cfg, or dtype "
-                "fp32 in EMO Model Loader"
-            )
-        return torch.as_tensor(samples.float().cpu())
-
-    def _callback(self) -> Callable[[int, Tensor, Tensor, int], None]:
-        begun = self._done
-        self._done += self._settings.steps
-
-        def callback(step: int, x0: Tensor, x: Tensor, total_steps: int) -> None:
-            preview = None
-            if self._previewer is not None:
-                preview = self._previewer.decode_latent_to_preview_image("JPEG", x0)
-            # The bar asks too, but only inside of a server.
-            check_interrupted()
-            # Some samplers count more steps than were asked for; the bar must not run over.
-            part = self._settings.steps * (step + 1) // max(total_steps, 1)
-            self._bar.update_absolute(begun + part, preview=preview)
-
-        return callback
+def sampler_sockets() -> list[io.Input]:
+    """What overrules the widgets where it is connected, in this order."""
+    return [
+        io.Noise.Input(
+            "noise", optional=True, tooltip="A NOISE instead of the seed's own; each clip gets a "
+            "copy with a seed of its own, made of the noise's seed.",
+        ),
+        io.Sampler.Input(
+            "sampler", optional=True, tooltip="A SAMPLER instead of sampler_name, for samplers "
+            "with settings of their own.",
+        ),
+        io.Sigmas.Input(
+            "sigmas", optional=True, tooltip="SIGMAS instead of steps and scheduler, one more "
+            "than steps; the same for every clip.",
+        ),
+        io.Guider.Input(
+            "guider", optional=True, tooltip="A GUIDER instead of cfg, from EMO Guider or core "
+            "guiders on EMO Conditioning; its conditions are replaced clip by clip.",
+        ),
+    ]  # fmt: skip
 
 
 def sample_film(
@@ -189,6 +142,7 @@ class EMOSampler(io.ComfyNode):
                     "emo-tiny, and the next one needs the motion frames of this one.",
                 ),
                 *sampler_widgets(),
+                *sampler_sockets(),
             ],
             outputs=list(_OUTPUTS),
         )  # fmt: skip
@@ -198,13 +152,16 @@ class EMOSampler(io.ComfyNode):
         cls, model: Any, reference: Any, audio_embedding: Any, clip_index: int, seed: int,
         steps: int, cfg: float, sampler_name: str, scheduler: str, region: Any = None,
         speed: Any = None, motion_frames: Any = None, motion_images: Any = None, vae: Any = None,
+        noise: Any = None, sampler: Any = None, sigmas: Any = None, guider: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         """Sample it."""
         inputs = Inputs(
             model, reference, audio_embedding, region, speed, motion_frames, motion_images, vae,
             seed,
         )  # fmt: skip
-        settings = Settings(steps, cfg, sampler_name, scheduler)
+        settings = Settings(
+            steps, cfg, sampler_name, scheduler, noise, sampler, sigmas, guider
+        )
         return io.NodeOutput(*sample_film(inputs, settings, clip_index))
 
 
@@ -221,7 +178,7 @@ class MotionFrameLooper(io.ComfyNode):
             description="Samples the whole sound clip by clip; each clip sees the last frames of "
             "the one before, so that the film has any length and no seams.",
             search_aliases=["emo", "long video", "talking head", "lip sync", "loop"],
-            inputs=[*inputs_of_a_clip(), *sampler_widgets()],
+            inputs=[*inputs_of_a_clip(), *sampler_widgets(), *sampler_sockets()],
             outputs=list(_OUTPUTS),
         )
 
@@ -230,11 +187,14 @@ class MotionFrameLooper(io.ComfyNode):
         cls, model: Any, reference: Any, audio_embedding: Any, seed: int, steps: int, cfg: float,
         sampler_name: str, scheduler: str, region: Any = None, speed: Any = None,
         motion_frames: Any = None, motion_images: Any = None, vae: Any = None,
+        noise: Any = None, sampler: Any = None, sigmas: Any = None, guider: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         """Sample them."""
         inputs = Inputs(
             model, reference, audio_embedding, region, speed, motion_frames, motion_images, vae,
             seed,
         )  # fmt: skip
-        settings = Settings(steps, cfg, sampler_name, scheduler)
+        settings = Settings(
+            steps, cfg, sampler_name, scheduler, noise, sampler, sigmas, guider
+        )
         return io.NodeOutput(*sample_film(inputs, settings))
