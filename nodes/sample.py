@@ -10,11 +10,12 @@ from torch import Tensor
 
 from ..emo_core.clips import ClipPlan, plan_clips
 from ..emo_core.conditions import Conditions
-from ..emo_core.generate import generate
+from ..emo_core.generate import Film, generate
 from .clip_sampler import ClipSampler, Settings
 from .compat import Schema, io
 from .condition import inputs_of_a_clip
 from .film import Inputs, clip_plan, film_of, hand_over_of
+from .host import parts_of
 
 
 def sampler_widgets() -> list[io.Input]:
@@ -82,7 +83,7 @@ def sample_film(
         clip_index: the one clip to sample; None for all of them.
 
     Returns:
-        LATENT of the frames, and LATENT of the last frames as sampled, which a next clip needs.
+        LATENT of the frames, and LATENT of the film's last frames, which a next clip sees.
     """
     conditioner, film = film_of(inputs)
     temporal, count = conditioner.config.temporal, len(film.audio)
@@ -93,18 +94,32 @@ def sample_film(
     sampler = ClipSampler(inputs.model, settings, inputs.seed, len(plans))
     # As the host's sampler gave them: nothing is scaled to the model's latents and back.
     kept: list[Tensor] = []
-    motion = film.portrait[:0]
+    beyond = film.portrait[:0]
 
     def sample_clip(conditions: Conditions, noise: Tensor, plan: ClipPlan) -> Tensor:
-        nonlocal motion
+        nonlocal beyond
         latents = sampler(conditions, noise, plan)
         kept.append(latents[: plan.kept])
-        motion = latents[-temporal.num_motion_frames :]
+        beyond = latents[plan.kept :]
         return torch.as_tensor(inputs.model.model.process_latent_in(latents))[None]
 
     for _ in generate(conditioner, film, plans, sample_clip, hand_over_of(inputs)):
         pass
-    return {"samples": torch.cat(kept)}, {"samples": motion.clone()}
+    frames = torch.cat(kept)
+    return {"samples": frames}, {"samples": _last_frames(inputs, film, frames, beyond)}
+
+
+def _last_frames(inputs: Inputs, film: Film, frames: Tensor, beyond: Tensor) -> Tensor:
+    """The frames (n, C, h, w) before whatever goes on from a film.
+
+    A sound's last clip may keep fewer than n; then they reach back to the frames before the clip,
+    and only in a film that is shorter than n on to what was sampled beyond its end.
+    """
+    count = parts_of(inputs.model).config.temporal.num_motion_frames
+    if film.motion is not None:
+        frames = torch.cat([inputs.model.model.process_latent_out(film.motion[0]), frames])
+    missing = max(0, count - len(frames))
+    return torch.cat([frames, beyond[:missing]])[-count:].clone()
 
 
 _OUTPUTS = (
@@ -115,7 +130,7 @@ _OUTPUTS = (
     ),
     io.Latent.Output(
         "motion_frames_out", display_name="motion_frames",
-        tooltip="The last frames as they were sampled, which the next clip sees; connect them to "
+        tooltip="The last frames of the film or clip, which the next one sees; connect them to "
         "motion_frames to go on.",
     ),
 )  # fmt: skip

@@ -64,9 +64,11 @@ def find_chromium(playwright: Any) -> str | None:
 def skip_loudly(request: pytest.FixtureRequest, what: str) -> None:
     """Skip, and say so on the terminal once: nobody reads the reasons of skipped tests."""
     reason = f"{what}: THE TESTS OF THE PAGE (tests/host/test_browser.py) WERE SKIPPED"
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None:
-        reporter.write_line(f"\n{reason}", yellow=True, bold=True)
+    plugins = request.config.pluginmanager
+    reporter, capture = map(plugins.get_plugin, ("terminalreporter", "capturemanager"))
+    if reporter is not None and capture is not None:
+        with capture.global_and_fixture_disabled():
+            reporter.write_line(f"\n{reason}", yellow=True, bold=True)
     pytest.skip(reason)
 
 

@@ -93,6 +93,18 @@ def test_a_chain_of_clips_is_the_looper(either: Small) -> None:
     assert torch.equal(motion["samples"], last["samples"])
 
 
+@pytest.mark.parametrize("frames", [CLIP, CLIP + 1, CLIP + 3])
+def test_the_motion_frames_are_the_films_last(either: Small, frames: int) -> None:
+    film, motion = either.film(frames=frames)
+    assert torch.equal(motion["samples"], film[-MOTION:])
+
+
+def test_a_film_of_one_frame_has_motion_frames_too(small: Small) -> None:
+    film, motion = small.film(frames=1)
+    assert len(film) == 1 and motion["samples"].shape == (MOTION, *LATENT)
+    assert torch.equal(motion["samples"][0], film[0])
+
+
 def test_a_short_sound_is_the_beginning_of_a_long_one(small: Small, film: torch.Tensor) -> None:
     audio = small.inputs()["audio_embedding"]
     assert film.shape == (2 * CLIP + 1, *LATENT)
