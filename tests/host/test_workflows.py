@@ -19,7 +19,10 @@ from repository import NODE_IDS, ROOT
 from emo_core.training.voices import speak
 
 WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
-RUN_HERE = ["EMO clip by clip", "EMO head speed and face region", "EMO talking portrait"]
+RUN_HERE = [
+    "EMO clip by clip", "EMO head speed and face region", "EMO sound guidance",
+    "EMO talking portrait",
+]  # fmt: skip
 """Those that need nothing but what the pack brings; the others need weights."""
 NOT_HERE = {"ckpt_name"}
 """Combos whose choice is a file that the pack does not bring."""
