@@ -14,7 +14,7 @@ from ..emo_core.generate import Film, generate
 from .clip_sampler import ClipSampler, Settings
 from .compat import Schema, io
 from .condition import inputs_of_a_clip
-from .film import Inputs, clip_plan, film_of, hand_over_of
+from .film import Inputs, clip_plan, film_of, hand_over_of, say_what_is_missing
 from .host import parts_of
 
 
@@ -91,6 +91,7 @@ def sample_film(
         plans = list(plan_clips(count, temporal.num_frames))
     else:
         plans = [clip_plan(conditioner.config, count, clip_index)]
+        say_what_is_missing(film, clip_index)
     sampler = ClipSampler(inputs.model, settings, inputs.seed, len(plans))
     # As the host's sampler gave them: nothing is scaled to the model's latents and back.
     kept: list[Tensor] = []

@@ -66,7 +66,12 @@ HOST_IMPORTS: dict[str, set[str]] = {
         "latent_preview",
     },
     "nodes/guide.py": {"comfy.samplers"},
-    "nodes/load.py": {"comfy.latent_formats", "comfy.patcher_extension", "folder_paths"},
+    "nodes/load.py": {
+        "comfy.latent_formats",
+        "comfy.model_patcher",
+        "comfy.patcher_extension",
+        "folder_paths",
+    },
     "nodes/output.py": {"comfy.utils", "folder_paths"},
     "nodes/region.py": {"comfy.model_management"},
     "nodes/sample.py": {"comfy.samplers"},
