@@ -15,17 +15,15 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 from .cli_hallo import add_convert, add_hallo_options, box, default_seed, hallo_options
 
 _TRAINING = {
-    "puppet": (".training.commands", "add_puppet", "draw a puppet of the training world, still or "
-               "speaking, with its truth"),
-    "train": (".training.train_command", "add_train", "train emo-tiny, stage by stage"),
-}  # fmt: skip
+    "puppet": "draw a puppet of the training world, still or speaking, with its truth",
+    "train": "train emo-tiny, stage by stage",
+}
 _PUPPETS_ONLY = (
     "emo-tiny knows the puppets it was trained on, not photographs; `emo puppet` draws some."
 )
@@ -123,9 +121,9 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     _add_evaluate(commands)
     add_convert(commands)
     wanted = next((word for word in words if not word.startswith("-")), "")
-    for name, (module, add, summary) in _TRAINING.items():
+    for name, summary in _TRAINING.items():
         if name == wanted:
-            _training_command(name, module, add)(commands)
+            _training_command(name)(commands)
         else:
             commands.add_parser(name, help=summary)
     for command in commands.choices.values():
@@ -133,9 +131,15 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
-def _training_command(name: str, module: str, add: str) -> Callable[[Any], None]:
+def _training_command(name: str) -> Callable[[Any], Any]:
     try:
-        loaded = import_module(module, __package__)
+        if name == "puppet":
+            from .training.commands import add_puppet
+
+            return add_puppet
+        from .training.train_command import add_train
+
+        return add_train
     except ModuleNotFoundError as error:
         if ".training" not in (error.name or ""):
             raise OSError(
@@ -146,8 +150,6 @@ def _training_command(name: str, module: str, add: str) -> Callable[[Any], None]
             f"emo {name} belongs to the trainer (emo_core/training), which this installation "
             "leaves out; run it from a checkout of the repository"
         ) from None
-    command: Callable[[Any], None] = getattr(loaded, add)
-    return command
 
 
 def _add_animate(commands: Any) -> None:

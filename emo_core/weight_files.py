@@ -86,7 +86,7 @@ def _both(*tests: Callable[[Shapes], bool]) -> Callable[[Shapes], bool]:
     return lambda shapes: all(test(shapes) for test in tests)
 
 
-_OTHER = "give an EMO checkpoint, or leave --model out for emo-tiny"
+_OTHER = "give an EMO checkpoint, or take emo-tiny, which is built in"
 _LATER = f"this version cannot run its weights yet; {_OTHER}"
 _PART = f"it is one part of a model; {_OTHER}"
 EMO_KIND = "EMO checkpoint"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .compat import ComfyExtension, io
 from .condition import EMOConditioning
 from .example import EMOExampleInputs
+from .guide import EMOGuider
 from .load import EMOModelLoader
 from .output import EMODecodeVideo
 from .reference import ReferenceNetEncode
@@ -21,6 +22,7 @@ NODES: list[type[io.ComfyNode]] = [
     SpeedBuckets,
     ReferenceNetEncode,
     EMOConditioning,
+    EMOGuider,
     EMOSampler,
     MotionFrameLooper,
     EMODecodeVideo,

@@ -2,178 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from ..emo_core.clips import ClipPlan, clip_seed, num_clips
-from ..emo_core.config import EMOConfig
-from ..emo_core.face import CENTRED_PRIOR, region_mask
-from ..emo_core.face_masks import masks_for_region
-from ..emo_core.generate import Film, HandOver, clip_conditions
-from ..emo_core.pictures import cut_square
+from ..emo_core.clips import clip_seed
+from ..emo_core.generate import clip_conditions
 from .compat import Schema, io
-from .conditioner import HostConditioner
 from .conds import positive_and_negative
-from .host import EMOParts, parts_of
-from .sockets import Audio, Reference, Speed, unpack_audio, unpack_reference, unpack_speed
-
-_ASPECT_TOLERANCE = 0.02
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What EMOConditioning, EMOSampler and MotionFrameLooper are connected to.
-
-    Attributes:
-        model: MODEL.
-        reference: EMO_REFERENCE.
-        audio: EMO_AUDIO.
-        region: MASK in the portrait's picture, or None.
-        speed: EMO_SPEED, or None.
-        motion: LATENT whose last frames come before the film, or None.
-        motion_images: IMAGE of such frames, or None.
-        vae: VAE, for `motion_images` and weights that hand motion frames on through pixels.
-        seed: of the noise.
-    """
-
-    model: Any
-    reference: Any
-    audio: Any
-    region: Tensor | None
-    speed: Any
-    motion: Any
-    motion_images: Tensor | None
-    vae: Any
-    seed: int
-
-
-def film_of(inputs: Inputs) -> tuple[HostConditioner, Film]:
-    """The networks that make conditions and the film they are to make, for `generate()`.
-
-    Raises:
-        ValueError: if two inputs do not fit; both are named.
-    """
-    parts = parts_of(inputs.model)
-    config = parts.config
-    encoder = None if parts.hearing is None else parts.hearing.model.description
-    reference = unpack_reference(inputs.reference, parts.identity)
-    audio = unpack_audio(inputs.audio, config, encoder)
-    speed = None
-    if inputs.speed is not None:
-        speed = unpack_speed(inputs.speed, len(audio), config.frame_rate)
-    region = _region(inputs.region, reference, config.picture_size)
-    film = Film(
-        portrait=reference["latents"],
-        audio=audio,
-        region=region.expand(config.locator.in_channels, -1, -1),
-        speed=speed,
-        motion=_motion(inputs, parts),
-        seed=inputs.seed,
-        masks=masks_for_region(region, config),
-    )
-    return HostConditioner(parts, reference["features"]), film
-
-
-def hand_over_of(inputs: Inputs) -> HandOver | None:
-    """What happens to motion frames between clips: nothing (None), or through the VAE and back.
-
-    Raises:
-        ValueError: if the weights want them through pixels and no VAE is connected.
-    """
-    parts = parts_of(inputs.model)
-    if parts.config.temporal.hand_over == "latents":
-        return None
-    if inputs.vae is None:
-        raise ValueError(
-            f"{parts.config.name} sees the last frames of a clip as pictures; connect a VAE to vae"
-        )
-    model, vae = inputs.model.model, inputs.vae
-
-    def through_pixels(latents: Tensor | None, _: ClipPlan) -> Tensor | None:
-        if latents is None:
-            return None
-        pictures = vae.decode(model.process_latent_out(latents[0]))
-        return torch.as_tensor(model.process_latent_in(vae.encode(pictures).float().cpu())[None])
-
-    return through_pixels
-
-
-def _region(mask: Tensor | None, reference: dict[str, Any], size: int) -> Tensor:
-    """The region of the face in the portrait's square: (1, size, size), 1 inside."""
-    if mask is None:
-        return region_mask(CENTRED_PRIOR, size, size)
-    mask = mask.float().cpu()
-    mask = mask[None] if mask.ndim == 2 else mask
-    height, width = reference["picture"]
-    if mask.ndim != 3 or mask.numel() == 0 or not bool(torch.isfinite(mask).all()):
-        raise ValueError(
-            f"the region must be a MASK (masks, height, width) of numbers, got "
-            f"{tuple(mask.shape)}; connect FaceLocatorMask"
-        )
-    rows, columns = mask.shape[-2:]
-    if abs(rows * width - columns * height) > _ASPECT_TOLERANCE * columns * height:
-        raise ValueError(
-            f"the region mask has {columns}x{rows} pixels and the portrait {width}x{height}, "
-            "which is another shape; make the mask from the same picture as the reference"
-        )
-    # EMO takes one region for the whole clip, the union of its frames'.
-    union = mask.amax(0, keepdim=True).clamp(0, 1)
-    if (rows, columns) != (height, width):
-        union = nn.functional.interpolate(union[None], (height, width), mode="bilinear")[0]
-    cut = cut_square(union, reference["square"], size)
-    if not bool((cut > 0).any()):
-        raise ValueError(
-            "the region mask is black in the square that is cut from the portrait, so there is no "
-            "place for a face; connect FaceLocatorMask, or nothing for the usual place"
-        )
-    return cut
-
-
-def _motion(inputs: Inputs, parts: EMOParts) -> Tensor | None:
-    """The frames before the film, as the model's latents (1, n, C, h, w)."""
-    if inputs.motion is not None and inputs.motion_images is not None:
-        raise ValueError(
-            "motion frames come as LATENT or as IMAGE, and both are connected; disconnect one"
-        )
-    if inputs.motion is not None:
-        samples = inputs.motion["samples"]
-    elif inputs.motion_images is None:
-        return None
-    elif inputs.vae is None:
-        raise ValueError("motion frames as IMAGE need the VAE that encodes them; connect it to vae")
-    else:
-        samples = inputs.vae.encode(inputs.motion_images[..., :3])
-    config = parts.config
-    count, size = config.temporal.num_motion_frames, config.latent_size
-    wanted = (config.unet.latent_channels, size, size)
-    if samples.ndim != 4 or len(samples) < count or tuple(samples.shape[1:]) != wanted:
-        raise ValueError(
-            f"{config.name} sees the last {count} frames before a clip as latents {wanted}, got "
-            f"{tuple(samples.shape)}; connect the motion frames of EMOSampler or MotionFrameLooper"
-        )
-    if not bool(torch.isfinite(samples).all()):
-        raise ValueError("the motion frames hold NaN or infinite numbers; sample them again")
-    scaled = inputs.model.model.process_latent_in(samples[-count:].float().cpu())
-    return torch.as_tensor(scaled)[None]
-
-
-def clip_plan(config: EMOConfig, count: int, index: int) -> ClipPlan:
-    """Which frames clip `index` of a film of `count` frames has.
-
-    Raises:
-        ValueError: if the sound ends before it.
-    """
-    length = config.temporal.num_frames
-    clips = num_clips(count, length)
-    if not 0 <= index < clips:
-        raise ValueError(
-            f"the sound has {count} frames, which are {clips} clips of {length}; clip_index must "
-            f"be 0 to {clips - 1}, got {index}"
-        )
-    return ClipPlan(index, index * length, min(length, count - index * length))
+from .film import Inputs, clip_plan, film_of, hand_over_of, say_what_is_missing
+from .sockets import Audio, Reference, Speed
 
 
 def inputs_of_a_clip() -> list[io.Input]:
@@ -247,23 +85,28 @@ class EMOConditioning(io.ComfyNode):
                     tooltip="The same MODEL, to be passed on to the sampler.",
                 ),
                 io.Conditioning.Output(
-                    "positive", tooltip="The branch that sees the portrait, the sound, the region "
+                    "positive", display_name="positive",
+                    tooltip="The branch that sees the portrait, the sound, the region "
                     "and the speed.",
                 ),
                 io.Conditioning.Output(
-                    "negative", tooltip="The branch that sees nothing but the motion frames, for "
+                    "negative", display_name="negative",
+                    tooltip="The branch that sees nothing but the motion frames, for "
                     "guidance; cfg 1 leaves it out.",
                 ),
                 io.Latent.Output(
-                    "latent", tooltip="An empty LATENT of the clip's frames and size, for the "
+                    "latent", display_name="latent",
+                    tooltip="An empty LATENT of the clip's frames and size, for the "
                     "sampler; denoise stays at 1.",
                 ),
                 io.Int.Output(
-                    "clip_seed", tooltip="The clip's own seed, for the sampler or its noise; it "
+                    "clip_seed", display_name="clip_seed",
+                    tooltip="The clip's own seed, for the sampler or its noise; it "
                     "differs from clip to clip.",
                 ),
                 io.Int.Output(
-                    "frames", tooltip="How many of the clip's frames belong to the film; the last "
+                    "frames", display_name="frames",
+                    tooltip="How many of the clip's frames belong to the film; the last "
                     "clip has fewer than are sampled.",
                 ),
             ],
@@ -282,6 +125,7 @@ class EMOConditioning(io.ComfyNode):
         )  # fmt: skip
         conditioner, film = film_of(inputs)
         plan = clip_plan(conditioner.config, len(film.audio), clip_index)
+        say_what_is_missing(film, clip_index)
         hand_over, last = hand_over_of(inputs), film.motion
         if hand_over is not None:
             last = hand_over(last, plan)

@@ -64,6 +64,7 @@ class HostConditioner:
         return tensor.to(self._patcher.load_device, self._dtype)
 
 
+@torch.no_grad()
 def encode_portrait(parts: EMOParts, latents: Tensor) -> Bank:
     """ReferenceNet's features of a portrait's latents (1, C, h, w), on the CPU."""
     module = on_device(parts.conditioner)

@@ -29,12 +29,12 @@ class EMOExampleInputs(io.ComfyNode):
             inputs=[],
             outputs=[
                 io.Image.Output(
-                    "portrait",
+                    "portrait", display_name="portrait",
                     tooltip="The portrait of a puppet, 128x128 pixels; put Load Image in this "
                     "node's place when you have a portrait of your own.",
                 ),
                 io.Audio.Output(
-                    "audio",
+                    "audio", display_name="audio",
                     tooltip="Some seconds of a computer's voice, mono; put Load Audio in this "
                     "node's place when you have a recording of your own.",
                 ),
@@ -66,6 +66,10 @@ def _example(name: str) -> Path:
 
 
 def example_portrait(size: int) -> Tensor:
-    """The portrait as an IMAGE (1, size, size, 3)."""
+    """The portrait as an IMAGE (1, size, size, 3).
+
+    Raises:
+        FileNotFoundError: if it is not there.
+    """
     portrait = fit_portrait(read_picture(_example("portrait.png")), size)
     return portrait.picture.permute(1, 2, 0)[None].contiguous()

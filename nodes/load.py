@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any
 
+import comfy.model_patcher
 import comfy.patcher_extension
 import folder_paths
 import torch
-from torch import Tensor, nn
+from comfy.latent_formats import LatentFormat
+from torch import nn
 
 from ..emo_core.audio_encoder import build_audio_encoder
 from ..emo_core.config import EMOConfig
@@ -26,11 +29,14 @@ from ..emo_core.weights import (
 )
 from .compat import Schema, io
 from .example import example_portrait
-from .host import ATTACHMENT, EMOModel, EMOParts, Place, patcher, place_for
+from .host import ATTACHMENT, EMOModel, EMOParts, Place, file_stamp, patcher, place_for
 from .vae import build_vae, latent_colours, latent_format
+
+logger = logging.getLogger(__name__)
 
 BUILT_IN = "emo-tiny (built in)"
 FOLDER = "emo"
+_BACKBONE = "model.denoising_unet."
 DTYPES = {
     "auto": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16,
 }  # fmt: skip
@@ -76,13 +82,10 @@ def load(path: Path, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
     """
     file, config = open_checkpoint(path)
     check_fit(file, skeleton(file, config))
-    vae = _own_vae(file)
-    colours = None
-    if vae is not None:
-        colours = latent_colours(vae, example_portrait(config.picture_size))
+    vae, form = _own_vae(file, config.picture_size)
     place = place_for(file.num_parameters, dtype)
-    model = EMOModel(config, latent_format(config, colours), place)
-    _fill(model.diffusion_model, file, "model.denoising_unet.")
+    model = EMOModel(config, form, place)
+    _fill(model.diffusion_model, file, _BACKBONE, place)
     out = patcher(model, place)
     out.set_attachments(ATTACHMENT, _parts(file, config, place))
     out.add_callback(comfy.patcher_extension.CallbacksMP.ON_CLEANUP, _forget)
@@ -95,7 +98,7 @@ def _forget(model: Any) -> None:
 
 def _parts(file: WeightFile, config: EMOConfig, place: Place) -> EMOParts:
     conditioner = Conditioner(config, place.build())
-    _fill(conditioner, file, "model.")
+    _fill(conditioner, file, "model.", place, without=_BACKBONE)
     return EMOParts(
         config, f"{config.name} {_digest(file)}", patcher(conditioner, place), hearing(file),
         place.compute_dtype, training_record(file.header),
@@ -108,9 +111,10 @@ def hearing(file: WeightFile) -> Any:
     if config is None:
         return None
     place = place_for(0, torch.float32)
-    encoder = build_audio_encoder(config, dtype=torch.float32, device=place.offload_device)
-    _fill(encoder, file, "audio_encoder.")
-    return patcher(encoder, place)
+    build = place.build()
+    encoder = build_audio_encoder(config, build.operations, build.dtype, place.offload_device)
+    _fill(encoder, file, "audio_encoder.", place)
+    return comfy.model_patcher.ModelPatcher(encoder, place.load_device, place.offload_device)
 
 
 def embedded_hearing() -> Any:
@@ -118,24 +122,37 @@ def embedded_hearing() -> Any:
     return hearing(open_checkpoint("emo-tiny")[0])
 
 
-def _own_vae(file: WeightFile) -> Any:
+def _own_vae(file: WeightFile, size: int) -> tuple[Any, LatentFormat]:
+    """The VAE that a checkpoint brings, or None, and the format of the latents it samples."""
     if "vae_config" not in file.header:
-        return None
-    prefix = "vae."
-    state = {n[len(prefix):]: file.read(n) for n in file.shapes if n.startswith(prefix)}
-    return build_vae(VAEConfig.from_json(file.header["vae_config"]), state)
+        return None, latent_format(None, None)
+    config, prefix = VAEConfig.from_json(file.header["vae_config"]), "vae."
+    state = {n.removeprefix(prefix): file.read(n) for n in file.shapes if n.startswith(prefix)}
+    vae = build_vae(config, state)
+    try:
+        colours = latent_colours(vae, example_portrait(size), config.scaling_factor)
+    except FileNotFoundError as error:
+        logger.warning("no preview while sampling: %s", error)
+        colours = None
+    return vae, latent_format(config, colours)
 
 
-def _fill(module: nn.Module, file: WeightFile, prefix: str) -> None:
-    """Read a module's weights, by its own names, in the dtype that the host chose for them."""
-    wanted = module.state_dict()
-    state = {name: _read(file, prefix + name, tensor) for name, tensor in wanted.items()}
+def _fill(
+    module: nn.Module, file: WeightFile, prefix: str, place: Place, without: str | None = None
+) -> None:
+    """Read all weights behind `prefix`, but those behind `without`, where the host wants them.
+
+    By the names of the file, which check_fit() compared: newer hosts make layers whose own names
+    appear only when they are loaded.
+    """
+    names = [name for name in file.shapes if name.startswith(prefix)]
+    state = {
+        name.removeprefix(prefix): file.read(name).to(place.offload_device, place.dtype)
+        for name in names
+        if without is None or not name.startswith(without)
+    }
     module.load_state_dict(state, assign=True)
     module.requires_grad_(False).eval()
-
-
-def _read(file: WeightFile, name: str, like: Tensor) -> Tensor:
-    return file.read(name).to(like.device, like.dtype)
 
 
 def _digest(file: WeightFile) -> str:
@@ -188,13 +205,14 @@ class EMOModelLoader(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def fingerprint_inputs(cls, model_name: str, **kwargs: Any) -> Any:
+    def fingerprint_inputs(cls, model_name: str | None = None, **_: Any) -> str:
         """A file that was replaced is loaded again."""
+        if model_name is None:  # linked, and not known before it runs
+            return ""
         try:
-            stat = model_path(model_name).stat()
+            return file_stamp(model_path(model_name))
         except OSError:
             return model_name
-        return model_name, stat.st_mtime_ns, stat.st_size
 
     @classmethod
     def execute(cls, model_name: str, dtype: str) -> io.NodeOutput:

@@ -43,7 +43,7 @@ class EMODecodeVideo(io.ComfyNode):
             inputs=_inputs(),
             outputs=[
                 io.Video.Output(
-                    "video",
+                    "video", display_name="video",
                     tooltip="The film, H.264 with AAC sound, in ComfyUI's temp folder until "
                     "ComfyUI ends or starts again; connect Save Video to keep it.",
                 )

@@ -47,7 +47,8 @@ class ReferenceNetEncode(io.ComfyNode):
             ],
             outputs=[
                 Reference.Output(
-                    "reference", tooltip="The portrait as EMO's nodes read it, encoded by this "
+                    "reference", display_name="reference",
+                    tooltip="The portrait as EMO's nodes read it, encoded by this "
                     "model; it does not change with the sound, the speed or the seed.",
                 ),
                 io.Latent.Output(

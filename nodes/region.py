@@ -23,6 +23,7 @@ from .faces import (
     read_mask,
     scale_mask,
 )
+from .host import file_stamp
 
 _LOG = logging.getLogger(__name__)
 
@@ -113,13 +114,13 @@ class FaceLocatorMask(io.ComfyNode):
             ],
             outputs=[
                 io.Mask.Output(
-                    "region",
+                    "region", display_name="region",
                     tooltip="The face region at the size of the picture in pixels, 0 outside to 1 "
-                    "inside; connect it to the face mask of EMOSampler, MotionFrameLooper or "
+                    "inside; connect it to region of Motion Frame Looper, EMO Sampler or "
                     "EMOConditioning.",
                 ),
                 io.Image.Output(
-                    "preview",
+                    "preview", display_name="preview",
                     tooltip="The first picture, 0 to 1, dark outside of the region and with its "
                     "box drawn in; look at it when the film's head is in the wrong place.",
                 ),
@@ -128,9 +129,9 @@ class FaceLocatorMask(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, detector: str = "", **_: Any) -> str:
-        """Run again once the detector's weights have come."""
+        """Run again once the detector's weights have come, or others in their place."""
         looks = detector in _DETECTORS[:2] and detector_installed()
-        return str(detector_file()) if looks else ""
+        return file_stamp(detector_file()) if looks else ""
 
     @classmethod
     def execute(

@@ -1,35 +1,21 @@
-"""EMOSampler and MotionFrameLooper: one clip, and all of them, through the host's samplers."""
+"""EMOSampler and MotionFrameLooper: one clip of a film, and all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import comfy.sample
 import comfy.samplers
-import comfy.utils
-import latent_preview
 import torch
 from torch import Tensor
 
-from ..emo_core.clips import ClipPlan, clip_seed, plan_clips
+from ..emo_core.clips import ClipPlan, plan_clips
 from ..emo_core.conditions import Conditions
-from ..emo_core.generate import generate
+from ..emo_core.generate import Film, generate
+from .clip_sampler import ClipSampler, Settings
 from .compat import Schema, io
-from .condition import Inputs, clip_plan, film_of, hand_over_of, inputs_of_a_clip
-from .conds import positive_and_negative
-from .host import check_interrupted
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a clip is sampled: the widgets of both nodes."""
-
-    steps: int
-    cfg: float
-    sampler_name: str
-    scheduler: str
+from .condition import inputs_of_a_clip
+from .film import Inputs, clip_plan, film_of, hand_over_of, say_what_is_missing
+from .host import parts_of
 
 
 def sampler_widgets() -> list[io.Input]:
@@ -64,55 +50,26 @@ def sampler_widgets() -> list[io.Input]:
     ]  # fmt: skip
 
 
-class ClipSampler:
-    """Samples one clip after the other with the host's sampler; one progress bar over all steps.
-
-    Args:
-        model: MODEL.
-        settings: the widgets.
-        seed: of the film.
-        total_clips: how many clips the bar is for.
-    """
-
-    def __init__(self, model: Any, settings: Settings, seed: int, total_clips: int) -> None:
-        self._model, self._settings, self._seed = model, settings, seed
-        self._bar = comfy.utils.ProgressBar(total_clips * settings.steps)
-        self._done = 0
-        self._previewer = latent_preview.get_previewer(
-            model.load_device, model.model.latent_format
-        )
-
-    def __call__(self, conditions: Conditions, noise: Tensor, plan: ClipPlan) -> Tensor:
-        """See emo_core.sampling.SampleClip."""
-        check_interrupted()
-        settings, model = self._settings, self._model
-        positive, negative = positive_and_negative(conditions)
-        samples = comfy.sample.sample(
-            model, noise[0].float().cpu(), settings.steps, settings.cfg, settings.sampler_name,
-            settings.scheduler, positive, negative, torch.zeros_like(noise[0].float().cpu()),
-            callback=self._callback(), disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-            seed=clip_seed(self._seed, plan.index),
-        )  # fmt: skip
-        if not bool(torch.isfinite(samples).all()):
-            raise ValueError(
-                f"clip {plan.index} came out as NaN; use the model's own steps and cfg, or dtype "
-                "fp32 in EMO Model Loader"
-            )
-        return torch.as_tensor(model.model.process_latent_in(samples.float().cpu()))[None]
-
-    def _callback(self) -> Callable[[int, Tensor, Tensor, int], None]:
-        begun = self._done
-        self._done += self._settings.steps
-
-        def callback(step: int, x0: Tensor, x: Tensor, total_steps: int) -> None:
-            preview = None
-            if self._previewer is not None:
-                preview = self._previewer.decode_latent_to_preview_image("JPEG", x0)
-            # Some samplers count more steps than were asked for; the bar must not run over.
-            part = self._settings.steps * (step + 1) // max(total_steps, 1)
-            self._bar.update_absolute(begun + part, preview=preview)
-
-        return callback
+def sampler_sockets() -> list[io.Input]:
+    """What overrules the widgets where it is connected, in this order."""
+    return [
+        io.Noise.Input(
+            "noise", optional=True, tooltip="A NOISE instead of the seed's own; each clip gets a "
+            "copy with a seed of its own, made of the noise's seed.",
+        ),
+        io.Sampler.Input(
+            "sampler", optional=True, tooltip="A SAMPLER instead of sampler_name, for samplers "
+            "with settings of their own.",
+        ),
+        io.Sigmas.Input(
+            "sigmas", optional=True, tooltip="SIGMAS instead of steps and scheduler, one more "
+            "than steps; the same for every clip.",
+        ),
+        io.Guider.Input(
+            "guider", optional=True, tooltip="A GUIDER instead of cfg, from EMO Guider or core "
+            "guiders on EMO Conditioning; its conditions are replaced clip by clip.",
+        ),
+    ]  # fmt: skip
 
 
 def sample_film(
@@ -126,7 +83,7 @@ def sample_film(
         clip_index: the one clip to sample; None for all of them.
 
     Returns:
-        LATENT of the frames, and LATENT of the last frames as sampled, which a next clip needs.
+        LATENT of the frames, and LATENT of the film's last frames, which a next clip sees.
     """
     conditioner, film = film_of(inputs)
     temporal, count = conditioner.config.temporal, len(film.audio)
@@ -134,28 +91,47 @@ def sample_film(
         plans = list(plan_clips(count, temporal.num_frames))
     else:
         plans = [clip_plan(conditioner.config, count, clip_index)]
+        say_what_is_missing(film, clip_index)
     sampler = ClipSampler(inputs.model, settings, inputs.seed, len(plans))
-    motion = film.portrait[:0]
+    # As the host's sampler gave them: nothing is scaled to the model's latents and back.
+    kept: list[Tensor] = []
+    beyond = film.portrait[:0]
 
     def sample_clip(conditions: Conditions, noise: Tensor, plan: ClipPlan) -> Tensor:
-        nonlocal motion
+        nonlocal beyond
         latents = sampler(conditions, noise, plan)
-        motion = latents[0, -temporal.num_motion_frames :]
-        return latents
+        kept.append(latents[: plan.kept])
+        beyond = latents[plan.kept :]
+        return torch.as_tensor(inputs.model.model.process_latent_in(latents))[None]
 
-    clips = list(generate(conditioner, film, plans, sample_clip, hand_over_of(inputs)))
-    out = inputs.model.model.process_latent_out
-    return {"samples": out(torch.cat(clips))}, {"samples": out(motion)}
+    for _ in generate(conditioner, film, plans, sample_clip, hand_over_of(inputs)):
+        pass
+    frames = torch.cat(kept)
+    return {"samples": frames}, {"samples": _last_frames(inputs, film, frames, beyond)}
+
+
+def _last_frames(inputs: Inputs, film: Film, frames: Tensor, beyond: Tensor) -> Tensor:
+    """The frames (n, C, h, w) before whatever goes on from a film.
+
+    A sound's last clip may keep fewer than n; then they reach back to the frames before the clip,
+    and only in a film that is shorter than n on to what was sampled beyond its end.
+    """
+    count = parts_of(inputs.model).config.temporal.num_motion_frames
+    if film.motion is not None:
+        frames = torch.cat([inputs.model.model.process_latent_out(film.motion[0]), frames])
+    missing = max(0, count - len(frames))
+    return torch.cat([frames, beyond[:missing]])[-count:].clone()
 
 
 _OUTPUTS = (
     io.Latent.Output(
-        "latent", tooltip="The sampled frames, one picture a frame; decode them with EMO Decode "
+        "latent", display_name="latent",
+        tooltip="The sampled frames, one picture a frame; decode them with EMO Decode "
         "Video, or with core VAE Decode for pictures.",
     ),
     io.Latent.Output(
         "motion_frames_out", display_name="motion_frames",
-        tooltip="The last frames as they were sampled, which the next clip sees; connect them to "
+        tooltip="The last frames of the film or clip, which the next one sees; connect them to "
         "motion_frames to go on.",
     ),
 )  # fmt: skip
@@ -182,6 +158,7 @@ class EMOSampler(io.ComfyNode):
                     "emo-tiny, and the next one needs the motion frames of this one.",
                 ),
                 *sampler_widgets(),
+                *sampler_sockets(),
             ],
             outputs=list(_OUTPUTS),
         )  # fmt: skip
@@ -191,13 +168,16 @@ class EMOSampler(io.ComfyNode):
         cls, model: Any, reference: Any, audio_embedding: Any, clip_index: int, seed: int,
         steps: int, cfg: float, sampler_name: str, scheduler: str, region: Any = None,
         speed: Any = None, motion_frames: Any = None, motion_images: Any = None, vae: Any = None,
+        noise: Any = None, sampler: Any = None, sigmas: Any = None, guider: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         """Sample it."""
         inputs = Inputs(
             model, reference, audio_embedding, region, speed, motion_frames, motion_images, vae,
             seed,
         )  # fmt: skip
-        settings = Settings(steps, cfg, sampler_name, scheduler)
+        settings = Settings(
+            steps, cfg, sampler_name, scheduler, noise, sampler, sigmas, guider
+        )
         return io.NodeOutput(*sample_film(inputs, settings, clip_index))
 
 
@@ -214,7 +194,7 @@ class MotionFrameLooper(io.ComfyNode):
             description="Samples the whole sound clip by clip; each clip sees the last frames of "
             "the one before, so that the film has any length and no seams.",
             search_aliases=["emo", "long video", "talking head", "lip sync", "loop"],
-            inputs=[*inputs_of_a_clip(), *sampler_widgets()],
+            inputs=[*inputs_of_a_clip(), *sampler_widgets(), *sampler_sockets()],
             outputs=list(_OUTPUTS),
         )
 
@@ -223,11 +203,14 @@ class MotionFrameLooper(io.ComfyNode):
         cls, model: Any, reference: Any, audio_embedding: Any, seed: int, steps: int, cfg: float,
         sampler_name: str, scheduler: str, region: Any = None, speed: Any = None,
         motion_frames: Any = None, motion_images: Any = None, vae: Any = None,
+        noise: Any = None, sampler: Any = None, sigmas: Any = None, guider: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         """Sample them."""
         inputs = Inputs(
             model, reference, audio_embedding, region, speed, motion_frames, motion_images, vae,
             seed,
         )  # fmt: skip
-        settings = Settings(steps, cfg, sampler_name, scheduler)
+        settings = Settings(
+            steps, cfg, sampler_name, scheduler, noise, sampler, sigmas, guider
+        )
         return io.NodeOutput(*sample_film(inputs, settings))

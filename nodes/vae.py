@@ -10,7 +10,6 @@ import comfy.sd
 import torch
 from torch import Tensor, nn
 
-from ..emo_core.config import EMOConfig
 from ..emo_core.vae import VAEConfig
 
 _HOST_GROUPS = 32
@@ -49,33 +48,39 @@ def build_vae(config: VAEConfig, state: Mapping[str, Tensor]) -> Any:
     return vae
 
 
-def latent_format(config: EMOConfig, colours: Tensor | None) -> comfy.latent_formats.LatentFormat:
+def latent_format(
+    config: VAEConfig | None, colours: Tensor | None
+) -> comfy.latent_formats.LatentFormat:
     """How latents are scaled and shown while sampling.
 
     Args:
-        config: of the model.
-        colours: (C + 1, 3), from latent_colours(); None for SD 1.5's own, which the host knows.
+        config: of the checkpoint's own VAE; None for SD 1.5's, which the host knows.
+        colours: (C + 1, 3), from latent_colours(); None for no preview.
     """
-    if colours is None:
+    if config is None:
         return comfy.latent_formats.SD15()
     form = comfy.latent_formats.LatentFormat()
-    form.latent_channels = config.unet.latent_channels
-    form.latent_rgb_factors = colours[:-1].tolist()
-    form.latent_rgb_factors_bias = colours[-1].tolist()
+    # The host's VAE objects do not scale; the model's latents are scaled here.
+    form.scale_factor = config.scaling_factor
+    form.latent_channels = config.z_channels
+    if colours is not None:
+        form.latent_rgb_factors = colours[:-1].tolist()
+        form.latent_rgb_factors_bias = colours[-1].tolist()
     return form
 
 
-def latent_colours(vae: Any, picture: Tensor) -> Tensor:
+def latent_colours(vae: Any, picture: Tensor, scale: float) -> Tensor:
     """The linear map from latents to colours that is nearest on one picture, for the preview.
 
     Args:
         vae: the host's VAE.
         picture: (1, H, W, 3) in 0..1.
+        scale: of the model's latents over the VAE's.
 
     Returns:
         (C + 1, 3), weights of the channels and, last, the constant; colours are -1..1.
     """
-    latents = vae.encode(picture)[0].float().cpu()
+    latents = vae.encode(picture)[0].float().cpu() * scale
     size = latents.shape[-2:]
     small = nn.functional.interpolate(picture.movedim(-1, 1).float(), size, mode="area")[0]
     inputs = torch.cat([latents.flatten(1), torch.ones(1, latents[0].numel())]).T

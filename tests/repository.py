@@ -16,7 +16,7 @@ NODE_IDS = frozenset(
     {
         "EMOModelLoader", "LoadAudioEmbedding", "FaceLocatorMask", "SpeedBuckets",
         "ReferenceNetEncode", "EMOConditioning", "EMOSampler", "MotionFrameLooper",
-        "EMODecodeVideo", "EMOExampleInputs",
+        "EMODecodeVideo", "EMOExampleInputs", "EMOGuider",
     }
 )  # fmt: skip
 """Every node of the pack. Workflows name them: none is ever renamed."""

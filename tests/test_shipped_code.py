@@ -59,10 +59,22 @@ HOST_IMPORTS: dict[str, set[str]] = {
         "comfy.patcher_extension",
         "comfy.supported_models_base",
     },
-    "nodes/load.py": {"comfy.patcher_extension", "folder_paths"},
+    "nodes/clip_sampler.py": {
+        "comfy.sample",
+        "comfy.samplers",
+        "comfy.utils",
+        "latent_preview",
+    },
+    "nodes/guide.py": {"comfy.samplers"},
+    "nodes/load.py": {
+        "comfy.latent_formats",
+        "comfy.model_patcher",
+        "comfy.patcher_extension",
+        "folder_paths",
+    },
     "nodes/output.py": {"comfy.utils", "folder_paths"},
     "nodes/region.py": {"comfy.model_management"},
-    "nodes/sample.py": {"comfy.sample", "comfy.samplers", "comfy.utils", "latent_preview"},
+    "nodes/sample.py": {"comfy.samplers"},
     "nodes/vae.py": {"comfy.latent_formats", "comfy.sd"},
 }
 """What each file of `nodes` takes from ComfyUI: nodes/host.py is the bridge, and others name here

@@ -35,6 +35,19 @@ class Refused(Exception):
         super().__init__("; ".join(self.messages))
 
 
+class NotGiven(Exception):
+    """The host answered with an error.
+
+    Attributes:
+        code: of HTTP.
+        content: what it said.
+    """
+
+    def __init__(self, url: str, code: int, content: bytes) -> None:
+        self.code, self.content = code, content
+        super().__init__(f"{url}: {code}")
+
+
 @dataclass(frozen=True)
 class Run:
     """A prompt that ended.
@@ -101,7 +114,7 @@ class Client:
         """What the server gives under a path.
 
         Raises:
-            HTTPError: if it gives nothing.
+            NotGiven: if there is nothing.
         """
         return self._send(Request(self.url + quote(path, safe="/?=&%")))
 
@@ -125,9 +138,8 @@ class Client:
         """
         try:
             answer = self._post("/prompt", {"prompt": prompt, "client_id": self._name})
-        except HTTPError as error:
-            with error:
-                raise Refused(json.loads(error.read())) from None
+        except NotGiven as error:
+            raise Refused(json.loads(error.content)) from None
         if answer["node_errors"]:
             # The host runs the outputs that are well and drops the others: no test wants that.
             self._post("/queue", {"delete": [answer["prompt_id"]]})
@@ -203,6 +215,10 @@ class Client:
         return json.loads(answer) if answer else None
 
     def _send(self, request: Request) -> bytes:
-        with self._opener.open(request, timeout=60) as answer:
-            content: bytes = answer.read()
-            return content
+        try:
+            with self._opener.open(request, timeout=60) as answer:
+                content: bytes = answer.read()
+                return content
+        except HTTPError as error:
+            with error:  # its socket would stay open
+                raise NotGiven(request.full_url, error.code, error.read()) from None

@@ -160,9 +160,8 @@ def _source(link: int, nodes: dict[int, Any], links: dict[int, tuple[int, int]])
         return node["widgets_values"][0]
     if node["type"] != "Reroute" and node.get("mode", 0) != BYPASSED:
         return None if node.get("mode", 0) == MUTED else [str(origin), slot]
-    kind = node["outputs"][slot]["type"]
     for socket in node["inputs"]:
-        same = node["type"] == "Reroute" or socket["type"] == kind
+        same = node["type"] == "Reroute" or socket["type"] == node["outputs"][slot]["type"]
         if same and socket.get("link") is not None:
             return _source(socket["link"], nodes, links)
     return None

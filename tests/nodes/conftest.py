@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from small_checkpoint import save_smallest
 
 ROOT = Path(__file__).parents[2]
 COMFYUI = Path(os.environ.get("COMFYUI_PATH", Path.home() / "comfy" / "ComfyUI"))
@@ -55,6 +56,12 @@ if THERE:
 def pack() -> ModuleType:
     """The pack's `nodes`."""
     return _import_pack()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smallest checkpoint with a VAE that the host can build."""
+    return save_smallest(tmp_path_factory.mktemp("model") / "smallest.safetensors", 32)
 
 
 @pytest.fixture(scope="session")

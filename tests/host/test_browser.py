@@ -1,0 +1,164 @@
+"""The pack in a real browser: a newcomer opens a template, presses Run and sees the film."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfyui import PACK, Server
+from repository import ROOT
+
+TEMPLATES = sorted(path.stem for path in (ROOT / "example_workflows").glob("*.json"))
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
+PAGE_SECONDS, FILM_SECONDS = 240, 300
+"""How long a slow machine with other work to do may take for the page, and for a short film."""
+
+READY = """() => {
+  const types = window.LiteGraph && window.LiteGraph.registered_node_types;
+  return !!(types && types.EMODecodeVideo && types.SaveVideo && window.app
+            && window.app.extensionManager && window.app.graph);
+}"""
+BROWSE = """async () => {
+  await window.app.extensionManager.command.execute('Comfy.BrowseTemplates');
+  return true;
+}"""
+LOADED = "() => window.app.graph.nodes.some(node => node.type === 'SaveVideo')"
+UNKNOWN = """() => JSON.stringify(window.app.graph.nodes.map(node => node.type).filter(
+  type => !window.LiteGraph.registered_node_types[type]))"""
+DIALOGS = """() => {
+  const dialogs = [...document.querySelectorAll('[role=dialog], [role=alertdialog]')];
+  return JSON.stringify(dialogs.map(dialog => dialog.innerText.trim()).filter(text => text));
+}"""
+SHORTEN = """seconds => {
+  const node = window.app.graph.nodes.find(node => node.type === 'LoadAudioEmbedding');
+  node.widgets.find(widget => widget.name === 'duration').value = seconds;
+  return true;
+}"""
+FILM_OR_TROUBLE = """() => {
+  const errors = document.querySelectorAll(
+    '[role=dialog], [role=alertdialog], .p-toast-message-error, .p-toast-message-warn');
+  const trouble = [...errors].map(error => error.innerText.trim()).filter(text => text);
+  const film = [...document.querySelectorAll('video')].find(
+    video => video.readyState >= 2 && video.videoWidth > 0);
+  if (!trouble.length && !film) return null;
+  const shown = film ? [film.src, film.videoWidth, film.duration] : ['', 0, 0];
+  return JSON.stringify({trouble: trouble, src: shown[0], width: shown[1], seconds: shown[2]});
+}"""
+PREVIEWS = """() => window.app.graph.nodes
+  .filter(node => ['FaceLocatorMask', 'SpeedBuckets'].includes(node.type))
+  .every(node => node.imgs && node.imgs.length && node.imgs[0].naturalWidth > 0)"""
+
+
+def find_chromium(playwright: Any) -> str | None:
+    """A Chromium of the system, else the one that Playwright has downloaded; None without."""
+    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    own = playwright.chromium.executable_path
+    return found or (own if own and Path(own).is_file() else None)
+
+
+def skip_loudly(request: pytest.FixtureRequest, what: str) -> None:
+    """Skip, and say so on the terminal once: nobody reads the reasons of skipped tests."""
+    reason = f"{what}: THE TESTS OF THE PAGE (tests/host/test_browser.py) WERE SKIPPED"
+    plugins = request.config.pluginmanager
+    reporter, capture = map(plugins.get_plugin, ("terminalreporter", "capturemanager"))
+    if reporter is not None and capture is not None:
+        with capture.global_and_fixture_disabled():
+            reporter.write_line(f"\n{reason}", yellow=True, bold=True)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def browser(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
+    """Chromium without a window, with a home of its own."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        skip_loudly(request, "the package playwright is not installed")
+    home = tmp_path_factory.mktemp("browser")
+    with sync_playwright() as playwright:
+        program = find_chromium(playwright)
+        if program is None:
+            skip_loudly(request, f"no Chromium was found ({', '.join(CHROMIUM)})")
+        launched = playwright.chromium.launch(
+            executable_path=program, headless=True, timeout=PAGE_SECONDS * 1000,
+            args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"],
+            env={**os.environ, "CI": "true", "HOME": str(home)},
+        )  # fmt: skip
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def page(browser: Any, server: Server) -> Iterator[Any]:
+    """ComfyUI's page with the pack's nodes, nothing loaded."""
+    # Of its own storage: the page opens the workflow again that was last open.
+    page = browser.new_page(locale="en-US", viewport={"width": 1600, "height": 900})
+    page.set_default_timeout(PAGE_SECONDS * 1000)
+    wait = waiting(page)
+    page.goto(server.url, wait_until="domcontentloaded")
+    wait(READY, PAGE_SECONDS, "the page of ComfyUI did not show the pack's nodes")
+    yield page
+    page.close()
+
+
+def waiting(page: Any) -> Callable[[str, float, str], Any]:
+    """Waits until an expression in the page is true and gives it, or fails with a sentence."""
+    from playwright.sync_api import TimeoutError as TooLate
+
+    def wait(expression: str, seconds: float, otherwise: str) -> Any:
+        try:
+            return page.wait_for_function(expression, timeout=seconds * 1000).json_value()
+        except TooLate:
+            pytest.fail(
+                f"{otherwise} within {seconds:g} s; the machine is too slow or the page is broken, "
+                f"which shows these dialogs: {page.evaluate(DIALOGS)}"
+            )
+
+    return wait
+
+
+def open_template(page: Any, title: str) -> None:
+    """Choose a template as a user does: Browse Templates, the pack, the picture."""
+    page.evaluate(BROWSE)
+    dialog = page.get_by_role("dialog").filter(has_text=PACK).first
+    dialog.get_by_text(PACK, exact=True).first.click()
+    for name in TEMPLATES:
+        dialog.get_by_text(name, exact=True).first.wait_for()
+    dialog.get_by_text(title, exact=True).first.click()
+    waiting(page)(LOADED, PAGE_SECONDS, f"the template {title} was not opened")
+    dialog.wait_for(state="hidden")
+    assert json.loads(page.evaluate(UNKNOWN)) == []
+
+
+@pytest.mark.parametrize("title", ["EMO talking portrait", "EMO head speed and face region"])
+def test_a_template_is_opened_and_run_and_shows_its_film(page: Any, title: str) -> None:
+    open_template(page, title)
+    page.wait_for_timeout(1000)  # what is amiss in a workflow is said in a dialog
+    assert json.loads(page.evaluate(DIALOGS)) == []
+    page.evaluate(SHORTEN, 0.5)
+    page.get_by_role("button", name="Run").first.click()
+    shown = json.loads(waiting(page)(FILM_OR_TROUBLE, FILM_SECONDS, f"{title} showed no film"))
+    assert shown["trouble"] == []
+    assert f"filename={title.replace(' ', '+')}" in shown["src"], shown
+    assert shown["width"] == 128
+    assert shown["seconds"] == pytest.approx(13 / 25, abs=0.05)
+    waiting(page)(PREVIEWS, 30, "a node that draws a preview did not show it")
+
+
+@pytest.mark.parametrize(
+    "title", ["EMO clip by clip", "EMO photograph to film", "EMO sound guidance"]
+)
+def test_the_other_templates_are_opened_with_every_node(page: Any, title: str) -> None:
+    open_template(page, title)
+    page.wait_for_timeout(1000)
+    dialogs = " ".join(json.loads(page.evaluate(DIALOGS)))
+    # The page offers to fetch the checkpoint of Stable Diffusion, and says nothing else.
+    assert ("v1-5-pruned" in dialogs) == (title == "EMO photograph to film")
+    assert bool(dialogs) == ("v1-5-pruned" in dialogs), dialogs
