@@ -148,14 +148,18 @@ def check_fits(parts: EMOParts, num_layers: int, width: int, description: str) -
 
 
 def listen(
-    hearing: Hearing, waveform: Tensor, num_frames: int, frame_rate: Fraction, windows: Windows
-) -> AudioFeatures:
-    """Hear a sound (T,) at 16 kHz window by window, with progress, until the user interrupts."""
+    hearing: Hearing, waveform: Tensor, num_frames: int, frame_rate: Fraction,
+    windows: Windows = "grid", pad_frames_to: int = 1,
+) -> AudioFeatures:  # fmt: skip
+    """Hear a sound (T,) at 16 kHz window by window, with progress, until the user interrupts.
+
+    `windows` and `pad_frames_to` are those of emo_core.audio.encode_sound().
+    """
     on_device(hearing.patcher, whole=True)
     progress = comfy.utils.ProgressBar(num_frames)
     pieces = []
     for first, heard in encode_windows(
-        hearing.encoder, waveform, num_frames, frame_rate, windows
+        hearing.encoder, waveform, num_frames, frame_rate, windows, pad_frames_to
     ):  # fmt: skip
         pieces.append(heard.to("cpu", torch.float32))
         progress.update_absolute(first + len(heard))

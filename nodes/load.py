@@ -16,6 +16,7 @@ from torch import nn
 
 from ..emo_core.audio_encoder import build_audio_encoder
 from ..emo_core.config import EMOConfig
+from ..emo_core.hallo_files import ORIGIN
 from ..emo_core.model import Conditioner
 from ..emo_core.vae import VAEConfig
 from ..emo_core.weight_files import WeightFile
@@ -78,9 +79,13 @@ def load(path: Path, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
         The host's ModelPatcher and VAE.
 
     Raises:
-        ValueError: if the file is something else or incomplete; one sentence.
+        ValueError: if the file is something else or incomplete, or needs what the nodes do not do;
+            one sentence.
     """
     file, config = open_checkpoint(path)
+    if ORIGIN in file.header:
+        logger.info("%s is %s", path.name, file.header[ORIGIN])
+    _check_nodes_can(path, config)
     check_fit(file, skeleton(file, config))
     vae, form = _own_vae(file, config.picture_size)
     place = place_for(file.num_parameters, dtype)
@@ -90,6 +95,20 @@ def load(path: Path, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
     out.set_attachments(ATTACHMENT, _parts(file, config, place))
     out.add_callback(comfy.patcher_extension.CallbacksMP.ON_CLEANUP, _forget)
     return out, vae
+
+
+def _check_nodes_can(path: Path, config: EMOConfig) -> None:
+    """Refuse what the nodes would sample wrong, and say what they leave out."""
+    if config.temporal.motion_mask:
+        raise ValueError(
+            f"{path.name} holds weights of {config.name}, which greys a part of its motion frames, "
+            "and that is not supported in the nodes yet; use `emo animate --variant hallo2`"
+        )
+    if config.unet.face_tokens:
+        logger.info(
+            "%s sees no face embedding in the nodes, and looks for the lips at their usual place "
+            "in the region; `emo animate` takes --face-embedding and --lip-box", config.name,
+        )  # fmt: skip
 
 
 def _forget(model: Any) -> None:

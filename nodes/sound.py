@@ -188,8 +188,11 @@ class LoadAudioEmbedding(io.ComfyNode):
                 check_fits(parts, *heard.features.shape[1:], heard.encoder)
         else:
             hearing = choose_hearing(parts, encoder, audio_encoder, aligned)
-            windows = "grid" if config is None else config.audio.windows
-            heard = listen(hearing, hear_at_16k(sound), count, rate, windows)
+            how: tuple[Any, ...] = ()
+            if config is not None and config.audio.windows != "grid":
+                # As these weights were trained: silence fills the last clip while it is heard.
+                how = (config.audio.windows, config.temporal.num_frames)
+            heard = listen(hearing, hear_at_16k(sound), count, rate, *how)
         return io.NodeOutput(pack_audio(heard), sound.as_audio(), count, float(rate))
 
 

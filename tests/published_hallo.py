@@ -23,7 +23,7 @@ from emo_core.vae import AutoencoderKL, VAEConfig
 from emo_core.vae_files import open_vae
 from emo_core.wav2vec import Wav2Vec2Encoder, load_wav2vec2
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "hallo-parity.safetensors"
+FIXTURE = Path(__file__).parent / "fixtures" / "hallo-parity.safetensors"
 SIZE, LATENT, FRAMES, MOTION = 128, 16, 4, 2
 PICTURE = (72, 90)
 GAIN = 0.8
