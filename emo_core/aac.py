@@ -67,14 +67,12 @@ def _for_aac(waveform: Tensor, rate: int) -> tuple[Tensor, int]:
     if rate in _RATES:
         return waveform, rate
     try:
-        import librosa
+        import soxr  # comes with librosa
     except ImportError as error:
         raise ValueError(
             f"AAC has no rate of {rate} samples per second, and to change it takes librosa: "
             "pip install librosa"
         ) from error
     better = next((known for known in _RATES if known >= rate), _RATES[-1])
-    resampled = librosa.resample(
-        waveform.numpy(), orig_sr=rate, target_sr=better, res_type="soxr_hq"
-    )
-    return torch.from_numpy(resampled), better
+    resampled = soxr.resample(waveform.T.numpy(), rate, better, quality="HQ")
+    return torch.from_numpy(resampled).T.contiguous(), better

@@ -170,11 +170,9 @@ def to_mono_16k(waveform: Tensor, sample_rate: int) -> Tensor:
     mono = mono.mean(0) if mono.ndim == 2 else mono
     if sample_rate == SAMPLE_RATE:
         return mono.contiguous()
-    import librosa
+    import soxr  # librosa's own resampler, without the minute that librosa takes to compile
 
-    resampled = librosa.resample(
-        mono.numpy(), orig_sr=sample_rate, target_sr=SAMPLE_RATE, res_type="soxr_hq"
-    )
+    resampled = soxr.resample(mono.numpy(), sample_rate, SAMPLE_RATE, quality="HQ")
     length = -(-mono.numel() * SAMPLE_RATE // sample_rate)
     fixed = torch.zeros(length)
     fixed[: len(resampled)] = torch.from_numpy(resampled)[:length]

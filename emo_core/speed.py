@@ -90,7 +90,10 @@ def parse_speed(text: str) -> float | list[tuple[float, float]]:
     Raises:
         ValueError: if the text is neither; the message shows both forms.
     """
-    form = 'write a number such as 0.7, or keyframes in seconds such as "0:0.2, 50:1.1"'
+    form = (
+        'write a number such as 0.7, or keyframes in seconds such as "0:0.2, 50:1.1" (decimals '
+        "take a point, times are plain seconds)"
+    )
     parts = [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
     try:
         if len(parts) == 1 and ":" not in parts[0]:

@@ -118,7 +118,8 @@ def _region(mask: Tensor | None, reference: dict[str, Any], size: int) -> Tensor
     if abs(rows * width - columns * height) > _ASPECT_TOLERANCE * columns * height:
         raise ValueError(
             f"the region mask has {columns}x{rows} pixels and the portrait {width}x{height}, "
-            "which is another shape; make the mask from the same picture as the reference"
+            "which is another shape; make the mask from the same picture as the reference (Load "
+            "Image gives an empty one of 64x64 for a picture without transparency)"
         )
     # EMO takes one region for the whole clip, the union of its frames'.
     union = mask.amax(0, keepdim=True).clamp(0, 1)

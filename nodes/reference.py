@@ -67,6 +67,11 @@ class ReferenceNetEncode(io.ComfyNode):
         picture = one_picture(image)
         square = portrait_square(picture.shape[-1], picture.shape[-2])
         cut = cut_square(picture, square, size)
+        if square[2] < size // 2:
+            logger.warning(
+                "the square cut from the portrait has %d pixels a side and %s was made for %d; a "
+                "larger picture gives a clearer face", square[2], parts.config.name, size,
+            )  # fmt: skip
         if vae is None:
             raise ValueError(
                 f"{parts.config.name} brings no VAE of its own; connect an SD 1.5 VAE (Load VAE)"

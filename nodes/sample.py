@@ -192,7 +192,7 @@ class MotionFrameLooper(io.ComfyNode):
             display_name="EMO Motion Frame Looper",
             category="EMO",
             description="Samples the whole sound clip by clip; each clip sees the last frames of "
-            "the one before, so that the film has any length and no seams.",
+            "the one before, so that the movement goes on over a film of any length.",
             search_aliases=["emo", "long video", "talking head", "lip sync", "loop"],
             inputs=[*inputs_of_a_clip(), *sampler_widgets(), *sampler_sockets()],
             outputs=list(_OUTPUTS),

@@ -139,7 +139,7 @@ class LoadAudioEmbedding(io.ComfyNode):
         """Inputs and outputs."""
         return Schema(
             node_id="LoadAudioEmbedding",
-            display_name="Load Audio Embedding",
+            display_name="EMO Load Audio Embedding",
             category="EMO/audio",
             description="Turns a recording into what the model hears in every frame, and cuts the "
             "recording to the film.",
@@ -149,16 +149,13 @@ class LoadAudioEmbedding(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls, encoder: str | None = None, fps: float | None = None, start: float | None = None,
-        duration: float | None = None,
-    ) -> bool | str:  # fmt: skip
-        """True, or a sentence; what comes over a wire is None and is checked when it is there.
+    def validate_inputs(cls, encoder: str | None = None) -> bool | str:
+        """True: an encoder that is not in the list passes here.
 
-        An encoder that is not in the list passes: its file may have been moved, and the error at
-        its use names the folder.
+        Its file may have been moved, and the error at its use names the folder. Numbers are checked
+        when the node runs; the host would show a sentence at every input that is named here.
         """
-        return _problem(fps or 0.0, start or 0.0, duration or 0.0) or True
+        return True
 
     @classmethod
     def fingerprint_inputs(cls, encoder: str | None = None, **_: Any) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..emo_core.audio import num_frames
 from ..emo_core.config import EMOConfig, SpeedConfig, emo
-from ..emo_core.rhythm import FASTEST, SLOWEST, check_range, speed_from_sound
+from ..emo_core.rhythm import FASTEST, SLOWEST, speed_from_sound
 from ..emo_core.speed import check_speeds, parse_speed, smooth, smooth_keyframes
 from .compat import Schema, io, ui
 from .drawing import draw_speed
@@ -114,21 +114,14 @@ class SpeedBuckets(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(
-        cls,
-        source: str = "constant",
-        keyframes: str | None = None,
-        slowest: float | None = None,
-        fastest: float | None = None,
-    ) -> bool | str:
-        """True, or a sentence; a value that comes over a link is None here."""
-        if source is not None and source not in SOURCES:
-            return f"source must be one of {', '.join(SOURCES)}, got {source!r}"
+    def validate_inputs(cls, keyframes: str | None = None) -> bool | str:
+        """True, or a sentence; a value that comes over a link is None here.
+
+        Of one input only: the host shows the sentence at every input that is named here.
+        """
         try:
-            if source == "keyframes" and keyframes is not None:
+            if keyframes is not None and keyframes.strip():
                 parse_speed(keyframes)
-            if source == "from the sound" and slowest is not None and fastest is not None:
-                check_range(slowest, fastest)
         except ValueError as error:
             return str(error)
         return True
@@ -190,6 +183,11 @@ def _buckets_of(model: Any) -> tuple[SpeedConfig, str]:
 
 
 def _from_keyframes(text: str, smoothing: float) -> Curve:
+    if not text.strip():
+        raise ValueError(
+            'source is "keyframes" and keyframes is empty; write seconds and speeds such as '
+            '"0:0.2, 50:1.1", or choose another source'
+        )
     parsed = parse_speed(text)
     if isinstance(parsed, float):
         return torch.zeros(1), torch.tensor([parsed])

@@ -62,13 +62,13 @@ def hear_at_16k(sound: Sound) -> Tensor:
     """Mono at 16 kHz (T,), which every audio encoder hears.
 
     Raises:
-        ValueError: if it needs resampling and librosa is missing.
+        ValueError: if it needs resampling and soxr, which comes with librosa, is missing.
     """
     try:
         return to_mono_16k(sound.waveform, sound.sample_rate)
     except ImportError as error:
         raise ValueError(
-            f"bringing {sound.sample_rate} Hz to 16000 Hz needs the package librosa, and "
+            f"bringing {sound.sample_rate} Hz to 16000 Hz needs the package soxr of librosa, and "
             f"{error.name or 'it'} is not installed; run `pip install librosa` with the Python "
             "that runs ComfyUI, or give the audio at 16000 Hz"
         ) from error

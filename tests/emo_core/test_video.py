@@ -136,7 +136,7 @@ def test_the_smallest_pictures_are_a_film(tmp_path: Path) -> None:
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "librosa", None)
+    monkeypatch.setitem(sys.modules, "soxr", None)
     with pytest.raises(ValueError, match=r"no rate of 22222 .* pip install librosa"):
         VideoWriter(tmp_path / "f.mp4", 25, (16, 16), (tone(1, 900, 22222), 22222))
     monkeypatch.setitem(sys.modules, "av", None)

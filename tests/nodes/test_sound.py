@@ -173,17 +173,13 @@ def test_the_shortest_sounds_and_lesser_shapes_are_heard(hear, shape):
         ({"duration": float("nan")}, "duration must be 0"),
     ],
 )
-def test_impossible_numbers_are_refused_before_and_at_the_run(node, hear, numbers, words):
-    said = node.validate_inputs(**numbers)
-    assert isinstance(said, str)
-    assert said.startswith(words)
+def test_impossible_numbers_are_refused(hear, numbers, words):
     with pytest.raises(ValueError, match=words):
         hear(tone(0.2), **numbers)
 
 
-def test_possible_and_wired_numbers_and_lost_files_pass(node):
-    assert node.validate_inputs(fps=0.0, start=1.5, duration=0.0) is True
-    assert node.validate_inputs(encoder="gone.safetensors", fps=None, start=None) is True
+def test_lost_files_pass_the_hosts_check_of_the_list(node):
+    assert node.validate_inputs(encoder="gone.safetensors") is True
 
 
 def test_a_start_behind_the_end_says_how_long_the_sound_is(hear):
@@ -192,7 +188,7 @@ def test_a_start_behind_the_end_says_how_long_the_sound_is(hear):
 
 
 def test_without_librosa_other_rates_say_what_to_install(hear, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "librosa", None)
+    monkeypatch.setitem(__import__("sys").modules, "soxr", None)
     assert hear(tone(0.2))[2] == 5
     with pytest.raises(ValueError, match=r"44100 Hz to 16000 Hz needs .*pip install librosa"):
         hear(tone(0.2, 44100))

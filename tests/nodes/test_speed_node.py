@@ -279,33 +279,38 @@ def test_without_librosa_the_node_names_it(
 
 
 @pytest.mark.parametrize(
-    ("inputs", "sentence"),
-    [
-        ({"source": "keyframes", "keyframes": "5:1, 0:1"}, "rising times"),
-        ({"source": "keyframes", "keyframes": "0:99"}, "0 to 10"),
-        ({"source": "from the sound", "slowest": 1.0, "fastest": 0.5}, "above fastest"),
-        ({"source": "from the sound", "slowest": -1.0, "fastest": 0.5}, "slowest must be 0 to 10"),
-        ({"source": "loud"}, "source must be one of constant"),
-    ],
+    ("keyframes", "sentence"),
+    [("5:1, 0:1", "rising times"), ("0:99", "0 to 10"), ("0:0,5", "decimals take a point")],
 )
-def test_validation_speaks_before_anything_runs(node: Any, inputs: Any, sentence: str) -> None:
-    said = node.validate_inputs(**inputs)
+def test_keyframes_are_checked_before_anything_runs(
+    node: Any, bucket: Any, keyframes: str, sentence: str
+) -> None:
+    said = node.validate_inputs(keyframes=keyframes)
     assert isinstance(said, str) and sentence in said
+    with pytest.raises(ValueError, match=sentence):
+        bucket(source="keyframes", keyframes=keyframes)
+
+
+@pytest.mark.parametrize("keyframes", [None, "", "0:0.2, 50:1.1"])
+def test_validation_lets_the_rest_pass(node: Any, keyframes: str | None) -> None:
+    assert node.validate_inputs(keyframes=keyframes) is True
 
 
 @pytest.mark.parametrize(
-    "inputs",
+    ("inputs", "sentence"),
     [
-        # What the source does not use, or what comes over a link, does not stop the run.
-        {"source": "constant", "keyframes": "nonsense", "slowest": 2.0, "fastest": 1.0},
-        {"source": "keyframes", "keyframes": None},
-        {"source": "from the sound", "slowest": None, "fastest": 0.1},
-        {"source": None, "keyframes": "nonsense"},
-        {"source": "keyframes", "keyframes": "0:0.2, 50:1.1", "slowest": 0.1, "fastest": 1.2},
+        ({"slowest": 1.0, "fastest": 0.5}, "above fastest"),
+        ({"slowest": -1.0, "fastest": 0.5}, "slowest must be 0 to 10"),
     ],
 )
-def test_validation_lets_the_rest_pass(node: Any, inputs: Any) -> None:
-    assert node.validate_inputs(**inputs) is True
+def test_a_range_that_is_none_is_refused(bucket: Any, inputs: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        bucket(source="from the sound", audio=beats(1), **inputs)
+
+
+def test_no_keyframes_are_said_to_be_missing(bucket: Any) -> None:
+    with pytest.raises(ValueError, match="keyframes is empty"):
+        bucket(source="keyframes", keyframes=" ")
 
 
 def test_a_socket_that_the_source_ignores_is_logged(
