@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from safetensors import safe_open
 
-from emo_core import store as module
+from emo_core import clip_files
 from emo_core.store import ClipStore, Manifest, Usage
 
 ROOT = Path(__file__).parents[2]
@@ -664,7 +664,7 @@ def test_a_whole_clip_of_another_version_is_set_aside(
     store: ClipStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as later:
-        later.setattr(module, "_CLIP_FORMAT", "emo-clip 2")
+        later.setattr(clip_files, "_CLIP_FORMAT", "emo-clip 2")
         store.put(key_of(1), clip(1), {})
     set_aside(store, caplog)
     assert "no clip of this version" in caplog.text
