@@ -76,6 +76,11 @@ class ClipSampler:
             model.load_device, model.model.latent_format
         )
 
+    def skip(self) -> None:
+        """A clip need not be sampled: the bar goes on over its steps."""
+        self._done += self._settings.num_steps
+        self._bar.update_absolute(self._done)
+
     def __call__(self, conditions: Conditions, noise: Tensor, plan: ClipPlan) -> Tensor:
         """A clip's conditions and noise (1, F, C, h, w) to a LATENT's (F, C, h, w)."""
         check_interrupted()

@@ -39,9 +39,12 @@ HOST = {
     "folder_paths", "node_helpers", "latent_preview", "nodes", "server", "execution", "app",
 }  # fmt: skip
 HOST_IMPORTS: dict[str, set[str]] = {
+    "nodes/clip_sampler.py": {"comfy.sample", "comfy.samplers", "comfy.utils", "latent_preview"},
     "nodes/compat.py": {"comfy_api.v0_0_2"},
     "nodes/encoders.py": {"comfy.audio_encoders.wav2vec2"},
     "nodes/faces.py": {"comfy.model_management", "comfy.model_patcher", "folder_paths"},
+    "nodes/fingerprint.py": {"comfy.samplers"},
+    "nodes/guide.py": {"comfy.samplers"},
     "nodes/hearing.py": {
         "comfy.model_management",
         "comfy.model_patcher",
@@ -59,10 +62,11 @@ HOST_IMPORTS: dict[str, set[str]] = {
         "comfy.patcher_extension",
         "comfy.supported_models_base",
     },
-    "nodes/load.py": {"comfy.patcher_extension", "folder_paths"},
+    "nodes/keeping.py": {"comfy.ldm.modules.attention", "comfy.samplers", "folder_paths"},
+    "nodes/load.py": {"comfy.latent_formats", "comfy.patcher_extension", "folder_paths"},
     "nodes/output.py": {"comfy.utils", "folder_paths"},
     "nodes/region.py": {"comfy.model_management"},
-    "nodes/sample.py": {"comfy.sample", "comfy.samplers", "comfy.utils", "latent_preview"},
+    "nodes/sample.py": {"comfy.samplers"},
     "nodes/vae.py": {"comfy.latent_formats", "comfy.sd"},
 }
 """What each file of `nodes` takes from ComfyUI: nodes/host.py is the bridge, and others name here
