@@ -26,6 +26,7 @@ _HOST = Path(comfy.samplers.__file__).resolve().parents[1]
 _TORCH = Path(torch.__file__).resolve().parent
 _OURS = Path(__file__).resolve().parents[1]
 _KNOWN = (_HOST / "comfy", _HOST / "comfy_extras", _OURS / "nodes", _OURS / "emo_core")
+_MOST_WEIGHTS = 1_000_000
 _BASES = {"abc", "builtins", "typing"}
 _PLAIN = (bool, int, float, str, bytes, torch.dtype)
 _STATE = (
@@ -147,9 +148,7 @@ class Fingerprint:
         return [function.__qualname__, function.__code__.co_firstlineno, self.of([held, given])]
 
     def _of_object(self, value: Any) -> Any:
-        # A model's own weights are in its file, and a patcher's are too many to be read.
-        too_large = hasattr(value, "model_patches_to") or hasattr(value, "diffusion_model")
-        if too_large or not hasattr(value, "__dict__") or not _is_known(type(value)):
+        if _is_large(value) or not hasattr(value, "__dict__") or not _is_known(type(value)):
             return self._stranger(value)
         return [_names(type(value)), self.of(dict(vars(value)))]
 
@@ -159,6 +158,13 @@ class Fingerprint:
         if name not in self.strangers:
             self.strangers.append(name)
         return f"nonce {_nonces.of(value)}"
+
+
+def _is_large(value: Any) -> bool:
+    """Whether it is a patcher or a network, whose weights are too many to be read each time."""
+    if isinstance(value, nn.Module):
+        return sum(part.numel() for part in value.parameters()) > _MOST_WEIGHTS
+    return hasattr(value, "model_patches_to")
 
 
 def _names(kind: type) -> list[str]:

@@ -58,23 +58,33 @@ def guider_for(guider: Any, model: Any, conditions: Conditions) -> Any:
     Raises:
         ValueError: if its conditions are not EMO's, or it samples another model.
     """
-    kind = type(guider).__name__
-    patcher, branches = getattr(guider, "model_patcher", None), guider.original_conds
+    check_guider(guider, model)
+    out = copy.copy(guider)
+    out.original_conds = {
+        name: [{**cond, "emo_conditions": conditions} for cond in conds]
+        for name, conds in guider.original_conds.items()
+    }
+    return out
+
+
+def check_guider(guider: Any, model: Any) -> None:
+    """Say before any work what guider_for() could not do.
+
+    Raises:
+        ValueError: if its conditions are not EMO's, or it samples another model.
+    """
+    kind, patcher = type(guider).__name__, getattr(guider, "model_patcher", None)
     if patcher is None or patcher.model is not model.model:
         raise ValueError(
             f"the {kind} samples another MODEL than the one connected to model; make the guider "
             "with the MODEL of EMOConditioning"
         )
-    out = copy.copy(guider)
-    out.original_conds = {}
-    for name, conds in branches.items():
+    for name, conds in guider.original_conds.items():
         if not all("emo_sees" in cond for cond in conds):
             raise ValueError(
                 f"the {kind} has a condition {name!r} that is not EMO's; connect the conditionings "
                 "of EMOConditioning to it"
             )
-        out.original_conds[name] = [{**cond, "emo_conditions": conditions} for cond in conds]
-    return out
 
 
 class EMOGuider(io.ComfyNode):

@@ -33,7 +33,7 @@ def clips_folder() -> Path:
 def kept_clips(
     inputs: Inputs, settings: Settings, film: Film, on_found: Callable[[ClipPlan], None]
 ) -> tuple[KeptClips | None, list[str]]:
-    """The clips of a film that were sampled before.
+    """The clips of a film that were sampled before; ClipSampler has checked the settings.
 
     Args:
         inputs: what the node is connected to.
@@ -49,7 +49,7 @@ def kept_clips(
         return None, []
     seen = Fingerprint()
     key = film_key(_constants(inputs, settings, film, seen))
-    seed = film.seed if settings.noise is None else getattr(settings.noise, "seed", 0)
+    seed = film.seed if settings.noise is None else settings.noise.seed
     tracks = tracks_of(film, parts_of(inputs.model).config, seed)
     return KeptClips(store, key, tracks, film.motion, on_found), seen.strangers
 

@@ -322,6 +322,36 @@ def test_sockets_of_core_are_known_by_their_content(small: Small, sampled: list[
     assert "until this server" not in shown(small, frames=CLIP, **sockets())
 
 
+def test_a_socket_that_does_not_fit_is_an_error_though_all_clips_are_there(
+    pack: Any, run: Any, small: Small, tmp_path: Path
+) -> None:
+    other = open_small(pack, run, save_model(tmp_path / "a.safetensors", seed=8))
+    guiders = {}
+    for name, one in (("fits", small), ("other", other)):
+        model, positive, *_ = one.conditioning(0)
+        (guiders[name],) = run(pack.EMOGuider, model=model, positive=positive)
+    small.film(frames=CLIP, guider=guiders["fits"])
+    with pytest.raises(ValueError, match="samples another MODEL"):
+        small.film(frames=CLIP, guider=guiders["other"])
+    with pytest.raises(ValueError, match="has no seed"):
+        small.film(frames=CLIP, noise=object())
+
+
+def test_a_large_network_is_watched_and_not_read(small: Small, sampled: list[int]) -> None:
+    """Its weights would be read for every film."""
+    model = small.model.clone()
+    large = torch.nn.Linear(1001, 1000)
+    model.set_attachments("spare", large)
+    text = shown(small, frames=CLIP, model=model)
+    assert "what linear.Linear does" in text
+    again(sampled)
+    small.film(frames=CLIP, model=model)
+    assert again(sampled) == []
+    model.set_attachments("spare", torch.nn.Linear(1001, 1000))
+    small.film(frames=CLIP, model=model)
+    assert again(sampled) == [0]
+
+
 @pytest.mark.parametrize("name", ["ModelSamplingDiscrete", "RescaleCFG"])
 def test_core_patches_are_known_by_their_content(
     small: Small, sampled: list[int], name: str
