@@ -183,10 +183,10 @@ def to_mono_16k(waveform: Tensor, sample_rate: int) -> Tensor:
 
 def rows_at(rows: Tensor, positions: Tensor) -> Tensor:
     """Read rows (B, R, C) at fractional positions (F,), linearly between, held at the ends."""
-    positions = positions.to(rows.device).clamp(0, rows.shape[1] - 1)
+    positions = positions.cpu().clamp(0, rows.shape[1] - 1)  # float64, which MPS does not know
     below = positions.floor().long()
     above = (below + 1).clamp(max=rows.shape[1] - 1)
-    weight = (positions - below).to(rows.dtype)[:, None]
+    weight = (positions - below).to(rows.dtype).to(rows.device)[:, None]
     return rows[:, below] * (1 - weight) + rows[:, above] * weight
 
 

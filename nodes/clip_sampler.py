@@ -148,7 +148,7 @@ class ClipSampler:
             # The bar asks too, but only inside of a server.
             check_interrupted()
             # Some samplers count more steps than were asked for; the bar must not run over.
-            part = steps * (step + 1) // max(total_steps, 1)
+            part = min(steps, steps * (step + 1) // max(total_steps, 1))
             self._bar.update_absolute(begun + part, preview=preview)
 
         return callback

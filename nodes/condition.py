@@ -10,7 +10,7 @@ from ..emo_core.clips import clip_seed
 from ..emo_core.generate import clip_conditions
 from .compat import Schema, io
 from .conds import positive_and_negative
-from .film import Inputs, clip_plan, film_of, hand_over_of
+from .film import Inputs, clip_plan, film_of, hand_over_of, say_what_is_missing
 from .sockets import Audio, Reference, Speed
 
 
@@ -125,6 +125,7 @@ class EMOConditioning(io.ComfyNode):
         )  # fmt: skip
         conditioner, film = film_of(inputs)
         plan = clip_plan(conditioner.config, len(film.audio), clip_index)
+        say_what_is_missing(film, clip_index)
         hand_over, last = hand_over_of(inputs), film.motion
         if last is not None and hand_over is not None:
             last = hand_over(last)

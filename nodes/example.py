@@ -66,6 +66,10 @@ def _example(name: str) -> Path:
 
 
 def example_portrait(size: int) -> Tensor:
-    """The portrait as an IMAGE (1, size, size, 3)."""
+    """The portrait as an IMAGE (1, size, size, 3).
+
+    Raises:
+        FileNotFoundError: if it is not there.
+    """
     portrait = fit_portrait(read_picture(_example("portrait.png")), size)
     return portrait.picture.permute(1, 2, 0)[None].contiguous()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from ..emo_core.pictures import cut_square
 from .conditioner import HostConditioner
 from .host import EMOParts, parts_of
 from .sockets import unpack_audio, unpack_reference, unpack_speed
+
+logger = logging.getLogger(__name__)
 
 _ASPECT_TOLERANCE = 0.02
 
@@ -165,6 +168,15 @@ def _encoded(images: Tensor, vae: Any, config: EMOConfig) -> Tensor:
             "frames that this model made"
         )
     return torch.as_tensor(vae.encode(images[-count:, :, :, :3]))
+
+
+def say_what_is_missing(film: Film, index: int) -> None:
+    """A clip in the middle of a film that sees no frames before it begins with a jump."""
+    if index > 0 and film.motion is None:
+        logger.warning(
+            "clip %d sees no frames before it, so it begins like a new film; connect the "
+            "motion_frames of the clip before", index,
+        )  # fmt: skip
 
 
 def clip_plan(config: EMOConfig, count: int, index: int) -> ClipPlan:

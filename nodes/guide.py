@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..emo_core.conditions import CONDITIONS, Conditions
 from .compat import Schema, io
-from .conds import conditioning
+from .conds import Conditioning
 from .host import parts_of
 
 
@@ -30,19 +30,36 @@ class AudioGuider(comfy.samplers.CFGGuider):
         self, x: Tensor, timestep: Tensor, model_options: Any = None, seed: Any = None
     ) -> Tensor:
         """Run the three branches as one batch and combine them."""
+        options = model_options or {}
         branches = [self.conds[name] for name in ("negative", "middle", "positive")]
         nothing, silent, everything = comfy.samplers.calc_cond_batch(
-            self.inner_model, branches, x, timestep, model_options or {}
+            self.inner_model, branches, x, timestep, options
         )
-        out = nothing + self.scale * (silent - nothing)
+        # Through the host, so that patches of guidance and samplers that read it see this one too.
+        out = comfy.samplers.cfg_function(
+            self.inner_model, silent, nothing, self.scale, x, timestep, model_options=options,
+            cond=branches[1], uncond=branches[0],
+        )  # fmt: skip
         return torch.as_tensor(out + self.audio_scale * (everything - silent))
 
 
-def audio_guider(model: Any, conditions: Conditions, scale: float, audio_scale: float) -> Any:
-    """An AudioGuider over one clip's conditions."""
+def audio_guider(
+    model: Any, positive: Conditioning, scale: float, audio_scale: float
+) -> AudioGuider:
+    """An AudioGuider whose three branches are made of EMOConditioning's positive.
+
+    Raises:
+        ValueError: if it is another CONDITIONING.
+    """
+    if not positive or not all("emo_sees" in entry for _, entry in positive):
+        raise ValueError("EMO Guider needs the positive of EMO Conditioning; connect it")
     guider = AudioGuider(model)
     sees = {"negative": frozenset[str](), "middle": CONDITIONS - {"audio"}, "positive": CONDITIONS}
-    guider.inner_set_conds({name: conditioning(conditions, seen) for name, seen in sees.items()})
+    # With whatever else an entry carries: a range of steps, a mask, hooks.
+    guider.inner_set_conds({
+        name: [[tensor, {**entry, "emo_sees": seen}] for tensor, entry in positive]
+        for name, seen in sees.items()
+    })
     guider.set_scales(scale, audio_scale)
     return guider
 
@@ -73,13 +90,22 @@ def check_guider(guider: Any, model: Any) -> None:
     Raises:
         ValueError: if its conditions are not EMO's, or it samples another model.
     """
-    kind, patcher = type(guider).__name__, getattr(guider, "model_patcher", None)
+    kind = type(guider).__name__
+    patcher, branches = (getattr(guider, n, None) for n in ("model_patcher", "original_conds"))
     if patcher is None or patcher.model is not model.model:
         raise ValueError(
             f"the {kind} samples another MODEL than the one connected to model; make the guider "
             "with the MODEL of EMOConditioning"
         )
-    for name, conds in guider.original_conds.items():
+    if patcher.patches_uuid != model.patches_uuid:
+        raise ValueError(
+            f"the {kind} samples the MODEL with other LoRAs or weight patches than the one "
+            "connected to model; connect the same MODEL to both"
+        )
+    if not branches:
+        raise ValueError(f"the {kind} keeps its conditions where EMO cannot replace them clip by "
+                         "clip; use EMO Guider or a guider of core")
+    for name, conds in branches.items():
         if not all("emo_sees" in cond for cond in conds):
             raise ValueError(
                 f"the {kind} has a condition {name!r} that is not EMO's; connect the conditionings "
@@ -133,7 +159,4 @@ class EMOGuider(io.ComfyNode):
     def execute(cls, model: Any, positive: Any, cfg: float, audio_cfg: float) -> io.NodeOutput:
         """Make it."""
         parts_of(model)
-        conditions = positive[0][1].get("emo_conditions")
-        if not isinstance(conditions, Conditions):
-            raise ValueError("EMO Guider needs the positive of EMO Conditioning; connect it")
-        return io.NodeOutput(audio_guider(model, conditions, cfg, audio_cfg))
+        return io.NodeOutput(audio_guider(model, positive, cfg, audio_cfg))

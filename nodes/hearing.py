@@ -19,7 +19,7 @@ from ..emo_core.audio import AudioEncoder, AudioFeatures, Windows, encode_window
 from ..emo_core.config import EMOConfig
 from ..emo_core.wav2vec import load_wav2vec2
 from .encoders import host_wav2vec2
-from .host import EMOParts, check_interrupted, on_device
+from .host import EMOParts, check_interrupted, file_stamp, on_device
 from .load import embedded_hearing
 
 logger = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ def listen(
     hearing: Hearing, waveform: Tensor, num_frames: int, frame_rate: Fraction, windows: Windows
 ) -> AudioFeatures:
     """Hear a sound (T,) at 16 kHz window by window, with progress, until the user interrupts."""
-    on_device(hearing.patcher)
+    on_device(hearing.patcher, whole=True)
     progress = comfy.utils.ProgressBar(num_frames)
     pieces = []
     for first, heard in encode_windows(
@@ -201,6 +201,16 @@ def _from_file(name: str, alignment: str) -> Hearing:
     return Hearing(encoder, comfy.model_patcher.ModelPatcher(
         encoder, management.text_encoder_device(), management.text_encoder_offload_device(),
     ))  # fmt: skip
+
+
+def encoder_stamp(name: str | None) -> str:
+    """What changes when the file of an entry of the list is replaced; "" where it has none."""
+    if name in (None, FROM_MODEL, BUILT_IN):
+        return ""
+    path = folder_paths.get_full_path(FOLDER, name)
+    if path is None:
+        return ""
+    return file_stamp(Path(path)) + file_stamp(Path(path).with_name("config.json"))
 
 
 def _folder() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -119,10 +120,23 @@ def patcher(module: nn.Module, place: Place) -> comfy.model_patcher.ModelPatcher
     return kind(module, load_device=place.load_device, offload_device=place.offload_device)
 
 
-def on_device(model: comfy.model_patcher.ModelPatcher) -> Any:
-    """Load a patcher's module through the host's memory management and return the module."""
-    comfy.model_management.load_models_gpu([model])
+def on_device(model: comfy.model_patcher.ModelPatcher, whole: bool = False) -> Any:
+    """Load a patcher's module through the host's memory management and return the module.
+
+    Args:
+        model: the patcher.
+        whole: for modules of other layers than the host's, which cannot be loaded in part.
+    """
+    comfy.model_management.load_models_gpu([model], force_full_load=whole)
     return model.model
+
+
+def file_stamp(path: Path | None) -> str:
+    """What changes when a file is replaced, for a node's fingerprint; "" where there is none."""
+    if path is None or not path.is_file():
+        return ""
+    stat = path.stat()
+    return f"{path} {stat.st_mtime_ns} {stat.st_size}"
 
 
 def check_interrupted() -> None:
@@ -181,7 +195,10 @@ class EMOModel(comfy.model_base.BaseModel):
     def __init__(
         self, config: EMOConfig, latent_format: comfy.latent_formats.LatentFormat, place: Place
     ) -> None:
-        host = comfy.supported_models_base.BASE({"disable_unet_model_creation": True})
+        host = comfy.supported_models_base.BASE(
+            # The width is what FreeU and its like ask for.
+            {"disable_unet_model_creation": True, "model_channels": config.unet.widths[0]}
+        )
         host.latent_format = latent_format
         host.set_inference_dtype(place.dtype, place.manual_cast)
         kinds = comfy.model_base.ModelType
@@ -232,7 +249,10 @@ class EMOModel(comfy.model_base.BaseModel):
         """The projected conditions, made at a clip's first step and kept until sampling ends."""
         model = self.current_patcher
         dtype = self.manual_cast_dtype or self.get_dtype()
-        key = (model.patches_uuid, model.current_hooks, x.device, dtype)
+        hooks = () if model.current_hooks is None else model.current_hooks.hooks
+        # A hook changes its strength in place, between two steps.
+        strengths = tuple((hook, hook.strength) for hook in hooks)
+        key = (model.patches_uuid, strengths, x.device, dtype)
         if self._prepared is not None:
             before, key_before, clip = self._prepared
             if before is conditions and key_before == key:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import comfy.model_patcher
 import comfy.patcher_extension
 import folder_paths
 import torch
@@ -29,8 +31,10 @@ from ..emo_core.weights import (
 )
 from .compat import Schema, io
 from .example import example_portrait
-from .host import ATTACHMENT, EMOModel, EMOParts, Place, patcher, place_for
+from .host import ATTACHMENT, EMOModel, EMOParts, Place, file_stamp, patcher, place_for
 from .vae import build_vae, latent_colours, latent_format
+
+logger = logging.getLogger(__name__)
 
 BUILT_IN = "emo-tiny (built in)"
 FOLDER = "emo"
@@ -121,9 +125,10 @@ def hearing(file: WeightFile) -> Any:
     if config is None:
         return None
     place = place_for(0, torch.float32)
-    encoder = build_audio_encoder(config, dtype=torch.float32, device=place.offload_device)
+    build = place.build()
+    encoder = build_audio_encoder(config, build.operations, build.dtype, place.offload_device)
     _fill(encoder, file, "audio_encoder.", place)
-    return patcher(encoder, place)
+    return comfy.model_patcher.ModelPatcher(encoder, place.load_device, place.offload_device)
 
 
 def embedded_hearing() -> Any:
@@ -138,7 +143,11 @@ def _own_vae(file: WeightFile, size: int) -> tuple[Any, LatentFormat]:
     config, prefix = VAEConfig.from_json(file.header["vae_config"]), "vae."
     state = {n.removeprefix(prefix): file.read(n) for n in file.shapes if n.startswith(prefix)}
     vae = build_vae(config, state)
-    colours = latent_colours(vae, example_portrait(size), config.scaling_factor)
+    try:
+        colours = latent_colours(vae, example_portrait(size), config.scaling_factor)
+    except FileNotFoundError as error:
+        logger.warning("no preview while sampling: %s", error)
+        colours = None
     return vae, latent_format(config, colours)
 
 
@@ -210,13 +219,14 @@ class EMOModelLoader(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def fingerprint_inputs(cls, model_name: str, **kwargs: Any) -> Any:
+    def fingerprint_inputs(cls, model_name: str | None = None, **_: Any) -> str:
         """A file that was replaced is loaded again."""
+        if model_name is None:  # linked, and not known before it runs
+            return ""
         try:
-            stat = model_path(model_name).stat()
+            return file_stamp(model_path(model_name))
         except OSError:
             return model_name
-        return model_name, stat.st_mtime_ns, stat.st_size
 
     @classmethod
     def execute(cls, model_name: str, dtype: str) -> io.NodeOutput:

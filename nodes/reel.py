@@ -11,7 +11,7 @@ from ..emo_core.clips import ClipPlan, num_clips, plan_clips
 from ..emo_core.conditions import Conditions
 from ..emo_core.generate import Film, generate
 from .clip_sampler import ClipSampler, Settings
-from .film import Inputs, clip_plan, film_of, hand_over_of
+from .film import Inputs, clip_plan, film_of, hand_over_of, say_what_is_missing
 from .host import parts_of
 from .keeping import kept_clips
 
@@ -41,6 +41,7 @@ def sample_film(
         plans = list(plan_clips(count, temporal.num_frames))
     else:
         plans = [clip_plan(conditioner.config, count, clip_index)]
+        say_what_is_missing(film, clip_index)
     hand_over = hand_over_of(inputs)
     reel = Reel(inputs, settings, film, len(plans))
     if keep_clips:

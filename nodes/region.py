@@ -23,6 +23,7 @@ from .faces import (
     read_mask,
     scale_mask,
 )
+from .host import file_stamp
 
 _LOG = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ class FaceLocatorMask(io.ComfyNode):
                 io.Mask.Output(
                     "region", display_name="region",
                     tooltip="The face region at the size of the picture in pixels, 0 outside to 1 "
-                    "inside; connect it to the face mask of EMOSampler, MotionFrameLooper or "
+                    "inside; connect it to region of Motion Frame Looper, EMO Sampler or "
                     "EMOConditioning.",
                 ),
                 io.Image.Output(
@@ -128,9 +129,9 @@ class FaceLocatorMask(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, detector: str = "", **_: Any) -> str:
-        """Run again once the detector's weights have come."""
+        """Run again once the detector's weights have come, or others in their place."""
         looks = detector in _DETECTORS[:2] and detector_installed()
-        return str(detector_file()) if looks else ""
+        return file_stamp(detector_file()) if looks else ""
 
     @classmethod
     def execute(

@@ -16,6 +16,7 @@ from .hearing import (
     check_fits,
     choose_hearing,
     encoder_names,
+    encoder_stamp,
     find_alignment,
     find_frame_rate,
     listen,
@@ -158,6 +159,11 @@ class LoadAudioEmbedding(io.ComfyNode):
         its use names the folder.
         """
         return _problem(fps or 0.0, start or 0.0, duration or 0.0) or True
+
+    @classmethod
+    def fingerprint_inputs(cls, encoder: str | None = None, **_: Any) -> str:
+        """Hear again when the encoder's file was replaced."""
+        return encoder_stamp(encoder)
 
     @classmethod
     def execute(

@@ -55,16 +55,17 @@ def latent_format(
 
     Args:
         config: of the checkpoint's own VAE; None for SD 1.5's, which the host knows.
-        colours: (C + 1, 3), from latent_colours(); None likewise.
+        colours: (C + 1, 3), from latent_colours(); None for no preview.
     """
-    if config is None or colours is None:
+    if config is None:
         return comfy.latent_formats.SD15()
     form = comfy.latent_formats.LatentFormat()
     # The host's VAE objects do not scale; the model's latents are scaled here.
     form.scale_factor = config.scaling_factor
     form.latent_channels = config.z_channels
-    form.latent_rgb_factors = colours[:-1].tolist()
-    form.latent_rgb_factors_bias = colours[-1].tolist()
+    if colours is not None:
+        form.latent_rgb_factors = colours[:-1].tolist()
+        form.latent_rgb_factors_bias = colours[-1].tolist()
     return form
 
 

@@ -63,7 +63,12 @@ HOST_IMPORTS: dict[str, set[str]] = {
         "comfy.supported_models_base",
     },
     "nodes/keeping.py": {"comfy.ldm.modules.attention", "comfy.samplers", "folder_paths"},
-    "nodes/load.py": {"comfy.latent_formats", "comfy.patcher_extension", "folder_paths"},
+    "nodes/load.py": {
+        "comfy.latent_formats",
+        "comfy.model_patcher",
+        "comfy.patcher_extension",
+        "folder_paths",
+    },
     "nodes/output.py": {"comfy.utils", "folder_paths"},
     "nodes/region.py": {"comfy.model_management"},
     "nodes/sample.py": {"comfy.samplers"},

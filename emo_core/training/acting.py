@@ -12,9 +12,9 @@ import math
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from ..measurements import head_speed_of
 from .sound_drivers import (
     FRAME_RATE,
     Array,
@@ -38,7 +38,6 @@ __all__ = [
     "film_speed",
     "head_energy",
     "head_speed",
-    "rotation",
     "truth",
 ]
 
@@ -96,21 +95,6 @@ def film_speed(seed: int) -> float:
     return float(low * (high / low) ** _rng(seed, 0).random())
 
 
-def rotation(controls: Tensor) -> Tensor:
-    """Turn yaw, pitch and roll into rotation matrices, R = Rz(roll) Rx(pitch) Ry(yaw).
-
-    Args:
-        controls: (F, 3 or more); the first three columns are yaw, pitch, roll in degrees.
-
-    Returns:
-        (F, 3, 3): x to the picture's right, y down, z towards the camera, so that yaw > 0 turns
-        to the picture's right and pitch > 0 looks up. The head turns first and rolls
-        last, as `puppets.render` draws it.
-    """
-    yaw, pitch, roll = (controls[:, i] * (math.pi / 180) for i in range(3))
-    return _axis(roll, 2) @ _axis(pitch, 0) @ _axis(yaw, 1)
-
-
 def head_speed(controls: Tensor) -> Tensor:
     """Measure the head's rotation between frames, in degrees per frame at 30 fps.
 
@@ -123,13 +107,7 @@ def head_speed(controls: Tensor) -> Tensor:
     Returns:
         (F,) float32.
     """
-    if controls.shape[0] < 2:
-        return torch.zeros(controls.shape[0])
-    turn = rotation(controls.double())
-    # |R1 - R0| = 2 sqrt(2) sin(angle / 2): exact for small angles, where acos of a trace is not.
-    chord = (turn[1:] - turn[:-1]).flatten(1).norm(dim=1) / (2 * math.sqrt(2))
-    speed = torch.rad2deg(2 * torch.asin(chord.clamp(max=1))) * (FRAME_RATE / 30)
-    return torch.cat([speed[:1], speed]).float()
+    return head_speed_of(controls[:, :3], FRAME_RATE, window=1)
 
 
 def truth(identity_seed: int, controls: Tensor, boxes: Tensor) -> dict[str, Any]:
@@ -239,17 +217,6 @@ def _gaze(pose: Array, seed: int) -> Array:
     gaze[:, 0] -= 0.012 * pose[:, 0]
     gaze[:, 1] += 0.012 * pose[:, 1]
     return np.clip(gaze, -0.5, 0.5)
-
-
-def _axis(angle: Tensor, axis: int) -> Tensor:
-    """Rotations about one axis: (F, 3, 3)."""
-    turn = torch.zeros(*angle.shape, 3, 3, dtype=angle.dtype)
-    first, second = (axis + 1) % 3, (axis + 2) % 3
-    turn[..., axis, axis] = 1
-    turn[..., first, first] = turn[..., second, second] = angle.cos()
-    turn[..., second, first] = angle.sin()
-    turn[..., first, second] = -angle.sin()
-    return turn
 
 
 def _rng(seed: int, stream: int) -> np.random.Generator:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,12 +20,11 @@ from ..measurements import (
     sharpness,
     smooth,
 )
-from .acting import brow_emphasis, head_energy
+from .acting import FRAME_RATE, brow_emphasis, head_energy
 from .meter_check import RoundTrip, gallery, picks_right
-from .meters import PuppetMeter, Readings
-from .truth_films import FRAME_RATE, TruthFilm
-
-logger = logging.getLogger(__name__)
+from .meters import PuppetMeter
+from .readings import Readings
+from .truth_films import TruthFilm
 
 EVERYTHING = math.inf
 """Scale of the region that stands for the whole picture."""
@@ -41,6 +39,7 @@ class Animate(Protocol):
         waveform: Tensor,
         speed: float | None = None,
         region_scale: float = 1.0,
+        prior: bool = False,
         seed: int = 0,
     ) -> Tensor:
         """Animate a portrait.
@@ -51,6 +50,8 @@ class Animate(Protocol):
             speed: degrees per frame at 30 fps; None asks for nothing.
             region_scale: size of the region against the portrait's face box; `EVERYTHING` is
                 the whole picture.
+            prior: whether to take the centred prior for the region, as for a portrait in which no
+                face was found, and not the portrait's face box.
             seed: of the noise.
 
         Returns:
@@ -59,119 +60,87 @@ class Animate(Protocol):
 
 
 @dataclass(frozen=True)
-class ReportSettings:
-    """How much is measured.
+class Measured:
+    """Figures of one film.
 
     Attributes:
-        num_films: films of each synthesiser.
-        num_controlled: films of each request of speed and of each region.
-        num_silent: films of 4 s of silence.
-        num_long: films of `long_seconds`.
-        long_seconds: their length.
-        controlled_seconds: length of the films with requests.
-        clip_length: frames of a clip.
-        speed_floor: head speed the meter reads on a still head (`meter_record`).
-        first_seed: of the puppets.
+        film: of what the model made.
+        ceiling: of the film's truth through the model's VAE; empty where it was not asked for.
     """
 
-    num_films: int = 24
-    num_controlled: int = 8
-    num_silent: int = 6
-    num_long: int = 2
-    long_seconds: float = 60.0
-    controlled_seconds: float = 4.0
-    clip_length: int = 12
-    speed_floor: float = 0.03
-    first_seed: int = 3_000_000
-
-    @property
-    def speeds(self) -> tuple[float, ...]:
-        """Four requests, evenly apart in ratio, between 3x the meter's floor and 1.5."""
-        low = 3 * self.speed_floor
-        return tuple(low * (1.5 / low) ** (step / 3) for step in range(4))
-
-
-@dataclass
-class Gathered:
-    """Measurements of one group of films, and of its ceiling."""
-
-    films: list[TruthFilm] = field(default_factory=list)
-    reads: list[Readings] = field(default_factory=list)
-    figures: list[dict[str, float]] = field(default_factory=list)
-
-    def median(self, name: str) -> float:
-        """Return the median over films; films where the figure has no value are left out."""
-        values = [row[name] for row in self.figures if not math.isnan(row[name])]
-        return float(torch.tensor(values).median()) if values else math.nan
-
-    def mean(self, name: str) -> float:
-        """Return the mean over films."""
-        return sum(row[name] for row in self.figures) / max(1, len(self.figures))
-
-    def swapped(self, figure: Callable[[Readings, TruthFilm], float]) -> float:
-        """Return the median of a figure, each film against another film's truth."""
-        others = self.films[1:] + self.films[:1]
-        values = [figure(read, other) for read, other in zip(self.reads, others, strict=True)]
-        known = [value for value in values if not math.isnan(value)]
-        return float(torch.tensor(known).median()) if known else math.nan
+    film: dict[str, float]
+    ceiling: dict[str, float]
 
 
 class Bench:
-    """Measures one model.
+    """Measures one model, film by film.
 
     Args:
         animate: the model.
         meter: what reads its films.
         round_trip: the model's VAE, there and back.
-        settings: how much is measured.
+        clip_length: frames of a clip.
     """
 
     def __init__(
-        self, animate: Animate, meter: PuppetMeter, round_trip: RoundTrip, settings: ReportSettings
+        self, animate: Animate, meter: PuppetMeter, round_trip: RoundTrip, clip_length: int
     ) -> None:
         """Keep what is needed."""
         self.animate = animate
         self.meter = meter
         self.round_trip = round_trip
-        self.settings = settings
+        self.clip_length = clip_length
         self.strangers = gallery(99)
 
-    def gather(self, films: Sequence[TruthFilm], **request: float) -> tuple[Gathered, Gathered]:
-        """Make and measure films, and the same films' truth through the VAE.
+    def measure(
+        self,
+        film: TruthFilm,
+        seed: int,
+        request: Mapping[str, Any],
+        ceiling: bool = True,
+        other: TruthFilm | None = None,
+    ) -> Measured:
+        """Make one film and measure it.
 
         Args:
-            films: puppets and sounds.
-            request: speed or region_scale for all.
+            film: puppet and sound.
+            seed: of the noise.
+            request: speed, region_scale or prior, for `animate`.
+            ceiling: whether to measure the film's truth through the VAE too.
+            other: the truth of another film, which the swapped figures are against.
 
         Returns:
-            The model's, and the ceiling's measurements.
+            The figures.
         """
-        made, ceiling = Gathered(), Gathered()
-        for index, film in enumerate(films):
-            portrait = film.portrait()
-            started = time.perf_counter()
-            frames = self.animate(portrait, film.waveform, seed=index, **request).float()
-            seconds = time.perf_counter() - started
-            truth = film.frames()
-            best = self.round_trip(truth).clamp(0, 1)
-            extra = {
-                "cost": seconds / film.seconds,
-                "psnr": -10 * math.log10(max(float((best - truth).square().mean()), 1e-10)),
-                "sharpness_ratio": sharpness(frames) / sharpness(best),
-            }
-            own_best = {**extra, "sharpness_ratio": sharpness(best) / sharpness(truth)}
-            self._add(made, film, frames, extra)
-            self._add(ceiling, film, best, own_best)
-            logger.info("film %d of %d: %s", index + 1, len(films), made.figures[-1])
-        return made, ceiling
+        portrait = film.portrait()
+        started = time.perf_counter()
+        frames = self.animate(portrait, film.waveform, seed=seed, **request).float()
+        cost = (time.perf_counter() - started) / film.seconds
+        spent = {"cost": cost, "threads": float(torch.get_num_threads())}
+        made = spent | self._read(film, frames, other)
+        if not ceiling:
+            return Measured(made, {})
+        truth = film.frames()
+        best = self.round_trip(truth).clamp(0, 1)
+        made["sharpness_ratio"] = sharpness(frames) / sharpness(best)
+        error = max(float((best - truth).square().mean()), 1e-10)
+        own = {
+            "psnr": -10 * math.log10(error),
+            "sharpness_ratio": sharpness(best) / sharpness(truth),
+        }
+        return Measured(made, own | self._read(film, best, other))
 
-    def _add(
-        self, group: Gathered, film: TruthFilm, frames: Tensor, extra: Mapping[str, float]
-    ) -> None:
+    def _read(self, film: TruthFilm, frames: Tensor, other: TruthFilm | None) -> dict[str, float]:
+        """Read a film and compare it with its truth, and with another's."""
         read = self.meter.read(frames)
-        group.films.append(film)
-        group.reads.append(read)
-        group.figures.append({**extra, **self._figures(film, frames, read)})
+        figures = self._figures(film, frames, read)
+        if other is not None:
+            figures |= {
+                "openness_r_swapped": openness_against(read, other),
+                "brow_r_swapped": brows_against(read, other),
+                "energy_r_swapped": energy_against(read, other),
+            }
+        return figures
 
     def _figures(self, film: TruthFilm, frames: Tensor, read: Readings) -> dict[str, float]:
         count = min(len(frames), len(film.controls))
@@ -181,7 +150,7 @@ class Bench:
         portrait = self.meter.read(film.portrait()[None]).identity
         to_portrait = self.meter.identity_error(read.identity, portrait)
         centre = smooth(read.centre)
-        jump = join_jump(frames, self.settings.clip_length)
+        jump = join_jump(frames, self.clip_length)
         return {
             "missing_frames": float(len(film.controls) - len(frames)),
             "openness_r": openness_against(read, film),

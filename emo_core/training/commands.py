@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..audio import num_frames, to_mono_16k
+from ..audio import SAMPLE_RATE, num_frames, to_mono_16k
 from ..sound_files import read_sound
 from ..video import FILM_SUFFIXES, VideoWriter
 from .acting import FRAME_RATE, act, drivers, truth
 from .phones import Phone, mouth_track, parse_phones
 from .puppets import face_boxes, make_identity, portrait_controls, render
-from .voices import FLITE_VOICES, SAMPLE_RATE, speak, speak_flite
+from .voices import FLITE_VOICES, speak, speak_flite
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ head speeds. Puppets are one source; films of people are another, for whoever ha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -17,11 +17,11 @@ from torch import Tensor
 
 from ..audio import AudioEncoder, encode_sound
 from ..vae import AutoencoderKL
-from .acting import head_speed
+from .acting import FRAME_RATE, head_speed
 from .frames import find_places
 from .identities import Identity
 from .puppets import face_boxes, portrait_controls, render
-from .truth_films import FRAME_RATE, TruthFilm, make_film
+from .truth_films import TruthFilm, make_film
 from .voices import Utterance
 
 PIECE_LENGTH = 32
@@ -52,10 +52,16 @@ class FilmPieces:
         """Number of pieces."""
         return len(self.frames)
 
-    def save(self, path: Path) -> None:
-        """Write to one .safetensors file, whole or not at all."""
+    def save(self, path: Path, header: Mapping[str, str] | None = None) -> None:
+        """Write to one .safetensors file, whole or not at all.
+
+        Args:
+            path: the file.
+            header: text entries, such as the origin of the latents and the sound features.
+        """
         partial = path.with_suffix(".partial")
-        save_file({f.name: getattr(self, f.name).contiguous() for f in fields(self)}, partial)
+        tensors = {field.name: getattr(self, field.name).contiguous() for field in fields(self)}
+        save_file(tensors, partial, dict(header or {}))
         partial.replace(path)
 
     @classmethod
@@ -86,7 +92,10 @@ class PuppetFilms:
     """
 
     def __init__(
-        self, utterances: Sequence[Utterance], vae: AutoencoderKL, encoder: AudioEncoder,
+        self,
+        utterances: Sequence[Utterance],
+        vae: AutoencoderKL,
+        encoder: AudioEncoder,
         window: int,
     ) -> None:
         self.utterances, self.vae, self.encoder, self.window = utterances, vae, encoder, window

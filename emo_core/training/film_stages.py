@@ -5,6 +5,10 @@ temporal modules on clips whose first frames are motion frames; stage 3 trains o
 modules and speed layers, sound frozen, or the model would follow the speed instead of the sound.
 The paper adds sound in stage 2; ours hears from stage 1 on, because a batch of single frames shows
 ten times as many mouths as a batch of clips.
+
+The loss looks closer at mouths and eyes, and, where a recipe's `brows` says so (stages 2 and 3), at
+brows too: they move with the sound, but are a few latent cells that change by a fraction of one.
+The paper weighs nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +26,8 @@ from ..face import region_mask
 from ..model import EMO, ClipInputs
 from ..sampling import NUM_TIMESTEPS, alphas_cumprod
 from .dataset import FilmPieces
-from .trainer import Batch, Stage, stream_seed
+from .places import closer_look, with_brows
+from .stage import Batch, Stage, stream_seed
 
 StageName = Literal["images", "video", "speed"]
 
@@ -36,6 +41,7 @@ _FIRST_CLIP = 0.25
 _MOTION_NOISE = 0.3
 # How much more the loss weighs the middle of a mouth and of an eye.
 _MOUTH, _EYE = 4.0, 1.5
+_GAINS = (_MOUTH, _EYE, _EYE)
 
 
 class FilmStage(Stage):
@@ -47,12 +53,15 @@ class FilmStage(Stage):
         pieces: what it is trained on.
         batch_size: frames ("images") or clips.
         seed: of the order of the data.
+        brows: how much more the loss weighs the middle of a brow; eyes have 1.5. The weights are
+            scaled so that their mean stays what it is without brows.
     """
 
     def __init__(
-        self, name: StageName, model: EMO, pieces: FilmPieces, batch_size: int, seed: int = 0
-    ) -> None:
-        self.name = name
+        self, name: StageName, model: EMO, pieces: FilmPieces, batch_size: int, seed: int = 0,
+        brows: float = 0.0,
+    ) -> None:  # fmt: skip
+        self.name, self.brows = name, brows
         self.model, self.pieces, self.batch_size, self.seed = model, pieces, batch_size, seed
         self.config: EMOConfig = model.config
         self.num_frames = 1 if name == "images" else self.config.temporal.num_frames
@@ -130,12 +139,20 @@ class FilmStage(Stage):
         target = signal * noise - level * frames
         if self.config.sampling.prediction == "epsilon":
             target = noise
-        weight = closer_look(batch["places"], frames.shape[-2:])
+        weight = self._weight(batch["places"], frames.shape[-2:])
         error = (predicted - target).square()
         total = (weight * error).mean()
-        mouth = closer_look(batch["places"][:, :, :1], frames.shape[-2:]) > 2
+        mouth = closer_look(batch["places"][:, :, :1], frames.shape[-2:], _GAINS) > 2
         parts = {"error": error.mean(), "mouth": _late(error * mouth, timestep, mouth)}
         return total, parts
+
+    def _weight(self, places: Tensor, size: torch.Size) -> Tensor:
+        """Weights of latent cells, (B, F, 1, h, w)."""
+        weight = closer_look(places, size, _GAINS)
+        if self.brows == 0:
+            return weight
+        more = closer_look(with_brows(places), size, (*_GAINS, self.brows, self.brows))
+        return more * (weight.mean() / more.mean())
 
     def _motion(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Features of the motion frames, zeros for first clips; no gradient flows to them."""
@@ -179,25 +196,6 @@ def draw_audience(count: int, generator: torch.Generator, device: torch.device) 
         region=rows(nothing),
         speed=rows(nothing | (slow < _DROP_SPEED)),
     )
-
-
-def closer_look(places: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
-    """Weights of latent cells: 1, and more towards the middle of mouths and eyes.
-
-    Args:
-        places: (B, F, up to 3, 3): mouth, left and right eye; x, y, radius as parts of the picture.
-        size: rows and columns of the latents.
-
-    Returns:
-        (B, F, 1, h, w).
-    """
-    height, width = size
-    y = (torch.arange(height, device=places.device) + 0.5) / height
-    x = (torch.arange(width, device=places.device) + 0.5) / width
-    middle_x, middle_y, radius = (part[..., None, None] for part in places.unbind(-1))
-    distance = ((x[None, :] - middle_x) ** 2 + (y[:, None] - middle_y) ** 2) / radius**2
-    gain = torch.tensor([_MOUTH, _EYE, _EYE], device=places.device)[: places.shape[2], None, None]
-    return 1 + (gain * torch.exp(-2 * distance)).sum(2, keepdim=True)
 
 
 def initialise(model: EMO, generator_seed: int) -> None:

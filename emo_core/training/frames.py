@@ -1,6 +1,6 @@
 """Single frames of random puppets in random poses, for the stages that need no films."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,14 +8,12 @@ from torch import Tensor
 
 from . import puppets
 from .features import EYE_Y, MOUTH_Y
-from .identities import Identity
+from .identities import FIRST_UNSEEN_SEED, Identity
 from .scene import make_scene
-from .trainer import stream_seed
-
-UNSEEN_SEED = 1_000_000
-"""Identities from this seed on are never trained on."""
+from .stage import stream_seed
 
 CHUNK = 32
+"""Samples of a chunk."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,11 @@ class Frames:
 
 
 def random_controls(num_frames: int, generator: torch.Generator) -> Tensor:
-    """Draw poses and expressions wider than films use: (F, 14), mouths often open."""
+    """Draw poses and expressions wider than films use: (F, 14), mouths often open.
+
+    The meters see others (`meter_examples.examiner_controls`): a coder has to learn what is rare,
+    a meter what is usual.
+    """
 
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(num_frames, generator=generator)
@@ -86,35 +88,59 @@ def draw_frames(first_seed: int, num_frames: int, size: int = 128) -> Frames:
     return Frames((pictures * 255).round().to(torch.uint8), find_places(people, controls))
 
 
-class FramePool:
-    """A growing store of frames, the same for every run of the same seed.
+class ChunkPool:
+    """A growing store of drawn samples, the same for every run of the same seed.
 
-    It begins with `first` chunks of 32 frames, gains one every `fresh_every` draws, and once it
-    holds `largest` chunks the newest replaces the oldest.
+    It begins with `first` chunks, gains one every `fresh_every` draws, and once it holds `largest`
+    chunks the newest replaces the oldest.
+
+    Args:
+        draw_chunk: draws chunk number k, `CHUNK` samples: tensors (32, ...).
+        first: chunks at the start.
+        largest: chunks kept.
+        fresh_every: draws between new chunks.
     """
+
+    def __init__(
+        self,
+        draw_chunk: Callable[[int], tuple[Tensor, ...]],
+        first: int,
+        largest: int,
+        fresh_every: int,
+    ) -> None:
+        """Draw nothing yet."""
+        self._draw_chunk = draw_chunk
+        self._first, self._largest, self._fresh_every = first, largest, fresh_every
+        self._chunks: dict[int, tuple[Tensor, ...]] = {}
+
+    def batch(self, draw: int, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Return samples from all that are alive at a draw, picked by the generator."""
+        newest = self._first + draw // self._fresh_every
+        alive = range(max(0, newest - self._largest), newest)
+        kept = self._chunks
+        self._chunks = {k: kept[k] if k in kept else self._draw_chunk(k) for k in alive}
+        chosen = torch.randint(len(alive) * CHUNK, (batch_size,), generator=generator).tolist()
+        picks = [(self._chunks[alive[i // CHUNK]], i % CHUNK) for i in chosen]
+        number = len(picks[0][0])
+        return tuple(torch.stack([chunk[n][i] for chunk, i in picks]) for n in range(number))
+
+
+class FramePool:
+    """Frames of random puppets from a `ChunkPool`; identities spread over all that may be seen."""
 
     def __init__(
         self, seed: int, first: int = 64, largest: int = 768, fresh_every: int = 4, size: int = 128
     ) -> None:
-        """Draw nothing yet; see the class for the arguments."""
+        """Draw nothing yet; see `ChunkPool` for the arguments, `size` is the pictures' side."""
         self._seed, self._size = seed, size
-        self._first, self._largest, self._fresh_every = first, largest, fresh_every
-        self._chunks: dict[int, Frames] = {}
+        self._pool = ChunkPool(self._draw, first, largest, fresh_every)
 
     def batch(self, draw: int, batch_size: int) -> Frames:
         """Return the batch of one draw, which depends on the seed and `draw` only."""
-        newest = self._first + draw // self._fresh_every
-        alive = range(max(0, newest - self._largest), newest)
-        self._chunks = {k: self._chunks[k] if k in self._chunks else self._draw(k) for k in alive}
         generator = torch.Generator().manual_seed(stream_seed(self._seed, draw, "data"))
-        chosen = torch.randint(len(alive) * CHUNK, (batch_size,), generator=generator).tolist()
-        picks = [(self._chunks[alive[i // CHUNK]], i % CHUNK) for i in chosen]
-        return Frames(
-            torch.stack([chunk.pictures[i] for chunk, i in picks]),
-            torch.stack([chunk.places[i] for chunk, i in picks]),
-        )
+        return Frames(*self._pool.batch(draw, batch_size, generator))
 
-    def _draw(self, index: int) -> Frames:
-        """Chunk `index`: identities are spread over all that may be trained on."""
-        start = (self._seed * 7_919 + index * CHUNK) % (UNSEEN_SEED - CHUNK)
-        return draw_frames(start, CHUNK, self._size)
+    def _draw(self, index: int) -> tuple[Tensor, Tensor]:
+        start = (self._seed * 7_919 + index * CHUNK) % (FIRST_UNSEEN_SEED - CHUNK)
+        drawn = draw_frames(start, CHUNK, self._size)
+        return drawn.pictures, drawn.places

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..audio import SAMPLE_RATE
+
 _CURVE_POINTS = 10  # knots of a random equaliser, 0 to 8 kHz
 
 
@@ -77,7 +79,7 @@ def damage_sound(sound: Tensor, damage: Damage, generator: torch.Generator) -> T
 
 def _room(seconds: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """Frequency response of a room: the direct sound and an exponentially fading noise."""
-    time = torch.arange(8000) / 16000
+    time = torch.arange(8000) / SAMPLE_RATE
     tail = torch.randn(seconds.shape[0], 8000, generator=generator) * 0.02
     tail = tail * torch.exp(-6.9 * time / seconds.clamp(min=1e-3)[:, None])
     tail = tail * (seconds > 0)[:, None]

@@ -25,6 +25,9 @@ from .palettes import (
     Color,
 )
 
+FIRST_UNSEEN_SEED = 1_000_000
+"""Puppets and films from here on are never trained on."""
+
 SPECIES = ("human", "cat", "robot", "statue")
 HAIR = ("bald", "short", "parted", "bob", "long", "afro", "bun", "fringe", "pigtails", "quiff")
 GLASSES = ("none", "round", "square")

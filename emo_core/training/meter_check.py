@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from ..measurements import head_speed_of, pearson
+from .acting import FRAME_RATE
 from .identities import make_identity
-from .meters import PuppetMeter, Readings
-from .truth_films import FRAME_RATE, TruthFilm
+from .meters import PuppetMeter
+from .readings import Readings
+from .truth_films import TruthFilm
 
 RoundTrip = Callable[[Tensor], Tensor]
 """(F, 3, H, W) to the same: what a coder makes of frames."""

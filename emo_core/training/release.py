@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..audio import num_frames
+from ..audio import SAMPLE_RATE, num_frames
 from ..clips import plan_clips
 from ..config import tiny
 from ..face import CENTRED_PRIOR, WHOLE_PICTURE, Box, expand_box
@@ -22,12 +23,16 @@ from ..model import EMO
 from ..sampling import Guidance, make_sampler
 from ..speed import speed_curve
 from ..vae import load_vae
-from ..weights import Checkpoint, load_model, save_checkpoint
-from .bench import ReportSettings
+from ..weights import Checkpoint, find_checkpoint, load_model, save_checkpoint
+from .bench import Bench
+from .journal import Journal, Origin
 from .listening import load_listening
-from .meters import PuppetMeter, load_meter
-from .report import behaviour_table
-from .speech import SAMPLE_RATE, load_utterances
+from .meters import METERS_FILE, PuppetMeter, load_meter, meter_record
+from .origins import check_origin, digest, digests, read_origin
+from .report import ROWS, measure_rows
+from .report_films import ReportSettings
+from .report_rows import Row
+from .utterance_files import load_utterances
 
 _NETWORKS = ("speed", "video", "images")
 _VAES = ("decoder", "vae")
@@ -38,8 +43,11 @@ def pack(work: Path, output: Path) -> None:
 
     Raises:
         FileNotFoundError: if a part was not trained yet.
+        ValueError: if the network was trained with another VAE or audio encoder, or the decoder
+            for another VAE.
     """
     network, vae = _latest(work, _NETWORKS), _latest(work, _VAES)
+    check_parts(work, network, vae)
     model = EMO(tiny())
     model.load_state_dict(load_file(network))
     encoder, encoder_config = load_listening(work / "listening.safetensors")
@@ -52,22 +60,42 @@ def pack(work: Path, output: Path) -> None:
     save_checkpoint(output, model, load_vae(vae), encoder, encoder_config, record)
 
 
-def measure(checkpoint: Path | str, voices: dict[str, Path], films: int) -> dict[str, Any]:
+def check_parts(work: Path, network: Path, vae: Path) -> None:
+    """Refuse parts that do not belong together; see pack()."""
+    there = digests(work, ("vae", "listening"))
+    check_origin(network.name, read_origin(network), there)
+    if vae.stem == "decoder":
+        check_origin(vae.name, read_origin(vae), digests(work, ("vae",)))
+
+
+def measure(
+    checkpoint: Path | str, voices: Mapping[str, Path], films: int, journal: Path | None = None,
+    rows: Collection[str] = tuple(ROWS),
+) -> list[Row]:  # fmt: skip
     """Measure a checkpoint on unseen puppets and voices: the behaviour table.
 
     Args:
         checkpoint: file or name of a model.
-        voices: "espeak" and "flite": files of test utterances.
+        voices: files of test utterances, of each of `report.voices_of(rows)` one.
         films: films of each synthesiser; the other rows take as many as that allows.
+        journal: where each film's figures go; films that it has are not made again.
+        rows: names of `report.ROWS` to measure.
+
+    Returns:
+        All rows of the table; those that were never measured are empty.
     """
     loaded, meter = load_model(checkpoint), load_meter()
+    record = meter_record()
     settings = ReportSettings(
         num_films=films, num_controlled=max(2, films // 3), num_silent=max(2, films // 4),
-        num_long=max(1, films // 12), clip_length=loaded.config.temporal.num_frames,
-    )
+        num_long=max(1, films // 12),
+        speed_floor=record.get("coded", record["truth"])["head_speed_floor"],
+    )  # fmt: skip
     utterances = {name: load_utterances(path) for name, path in voices.items()}
     animator = PuppetAnimator(loaded, meter)
-    return behaviour_table(animator, meter, animator.round_trip, utterances, settings)
+    bench = Bench(animator, meter, animator.round_trip, loaded.config.temporal.num_frames)
+    origin = Origin(digest(find_checkpoint(checkpoint)), digest(METERS_FILE))
+    return measure_rows(bench, utterances, settings, Journal(journal, origin), rows)
 
 
 class PuppetAnimator:
@@ -83,19 +111,25 @@ class PuppetAnimator:
         self._vae = own_vae(checkpoint)
         sampling = checkpoint.config.sampling
         self._sample = make_sampler(
-            checkpoint.model.denoising_unet, sampling.num_inference_steps,
+            checkpoint.model.denoising_unet,
+            sampling.num_inference_steps,
             Guidance(sampling.guidance_scale),
         )
 
     @torch.inference_mode()
     def __call__(
-        self, portrait: Tensor, waveform: Tensor, speed: float | None = None,
-        region_scale: float = 1.0, seed: int = 0,
+        self,
+        portrait: Tensor,
+        waveform: Tensor,
+        speed: float | None = None,
+        region_scale: float = 1.0,
+        prior: bool = False,
+        seed: int = 0,
     ) -> Tensor:
         """Make a film; see bench.Animate."""
         config = self.checkpoint.config
         count = num_frames(len(waveform), SAMPLE_RATE, config.frame_rate)
-        box = self._box(portrait, region_scale)
+        box = CENTRED_PRIOR if prior else self._box(portrait, region_scale)
         speeds = None if speed is None else speed_curve(speed, count, config.frame_rate)
         material = Material(portrait, waveform, SAMPLE_RATE, box, speeds, seed)
         film = film_from(self.checkpoint, material)

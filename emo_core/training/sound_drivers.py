@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..audio import SAMPLE_RATE
+
 Array = NDArray[np.float64]
 
 FRAME_RATE = 25
-SAMPLE_RATE = 16000
 _HOP = SAMPLE_RATE // FRAME_RATE
 
 

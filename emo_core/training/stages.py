@@ -11,11 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..vae import AutoencoderKL
-from .frames import UNSEEN_SEED, FramePool, draw_frames
-from .trainer import Batch, Stage
+from .frames import FramePool, draw_frames
+from .identities import FIRST_UNSEEN_SEED
+from .places import closer_look, inside
+from .stage import Batch, Stage
 
 LATENT_NOISE = 0.1
 POSTERIOR_VARIANCE = 0.01
+
+# How much more the loss weighs the middle of a mouth and of the eyes, and the most where they meet.
+_GAINS, _MOST_GAIN = (3.0, 1.5, 1.5), 3.0
 
 
 class VAEStage(Stage):
@@ -46,7 +51,7 @@ class VAEStage(Stage):
             part.requires_grad_(train_encoder)
         if not train_encoder:
             self.name = "vae-decoder"
-        unseen = draw_frames(UNSEEN_SEED, 128)
+        unseen = draw_frames(FIRST_UNSEEN_SEED, 128)
         self._unseen = {"pictures": unseen.pictures, "places": unseen.places}
 
     def batch(self, draw: int) -> Batch:
@@ -62,7 +67,7 @@ class VAEStage(Stage):
         latents = self.encode(pictures)
         noise = torch.randn(latents.shape, generator=generator, device=latents.device)
         decoded = self.vae.decode(latents + LATENT_NOISE * noise).float()
-        weight = focus(batch["places"], pictures.shape[-1])
+        weight = closer_look(batch["places"], pictures.shape[-2:], _GAINS, _MOST_GAIN)
         error = decoded - pictures
         absolute = (weight * error.abs()).mean()
         square = (weight * error.square()).mean()
@@ -91,9 +96,8 @@ class VAEStage(Stage):
         unseen = {name: tensor.to(device) for name, tensor in self._unseen.items()}
         pictures = _to_float(unseen["pictures"])
         error = (self._round_trip(pictures) - pictures).square() / 4
-        side = pictures.shape[-1]
-        mouth = inside(unseen["places"][:, :1], side)
-        eyes = inside(unseen["places"][:, 1:], side)
+        mouth = inside(unseen["places"][:, :1], pictures.shape[-2:])
+        eyes = inside(unseen["places"][:, 1:], pictures.shape[-2:])
         return {
             "psnr": _decibel(error.mean()),
             "psnr_mouth": _decibel((error * mouth).sum() / (3 * mouth.sum())),
@@ -163,26 +167,6 @@ def fold_latent_statistics(vae: AutoencoderKL, latents: Tensor) -> None:
     bias[z:] = math.log(POSTERIOR_VARIANCE)
 
 
-def focus(places: Tensor, side: int) -> Tensor:
-    """Weights of the pixels: 4 at mouths, 2.5 at eyes, 1 elsewhere.
-
-    Args:
-        places: (N, 3, 3), as in `Frames.places`.
-        side: of the pictures in pixels.
-
-    Returns:
-        (N, 1, side, side).
-    """
-    gain = torch.tensor([3.0, 1.5, 1.5], device=places.device)[:, None, None]
-    hills = torch.exp(-2 * _squared_distance(places, side))
-    return 1 + (gain * hills).sum(1, keepdim=True).clamp(max=3.0)
-
-
-def inside(places: Tensor, side: int) -> Tensor:
-    """1 within any of the places' radii, 0 elsewhere: (N, P, 3) -> (N, 1, side, side)."""
-    return (_squared_distance(places, side) < 1).any(1, keepdim=True).float()
-
-
 def write_png(path: Path, picture: Tensor) -> None:
     """Write a (3, H, W) picture in 0..1; for machines without an imaging library."""
     levels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().contiguous().numpy()
@@ -194,14 +178,6 @@ def write_png(path: Path, picture: Tensor) -> None:
         for kind, data in chunks
     )
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
-
-
-def _squared_distance(places: Tensor, side: int) -> Tensor:
-    """Squared distance from each place in radii: (N, P, 3) -> (N, P, side, side)."""
-    grid = (torch.arange(side, device=places.device) + 0.5) / side
-    x, y, radius = places[..., None, None].unbind(2)
-    squared: Tensor = ((grid[None, :] - x) ** 2 + (grid[:, None] - y) ** 2) / radius**2
-    return squared
 
 
 def _to_float(pictures: Tensor) -> Tensor:

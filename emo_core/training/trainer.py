@@ -1,4 +1,4 @@
-"""The trainer of the VAE and the paper's stages: a step follows from the seed and its number.
+"""The trainer of all stages: a step follows from the seed and its number.
 
 Batches and noise are drawn from (seed, step), so the order of the data needs no state: a run of a
 given number of steps that is stopped and resumed takes the same steps as one that never stopped. (A
@@ -6,124 +6,25 @@ run limited by minutes alone follows the clock in its learning rate too.) `accel
 work over devices where it is installed; on one device plain torch does the same.
 """
 
+from __future__ import annotations
+
 import json
 import logging
-import math
 import os
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .origins import check_origin
+from .resume import optimizer_by_order, parameter_groups, saved_names
+from .stage import Batch, Stage, stream_seed
+from .train_settings import TrainSettings
+
 logger = logging.getLogger(__name__)
-
-Batch = Mapping[str, Tensor]
-
-
-def stream_seed(seed: int, draw: int, stream: Literal["noise", "data"]) -> int:
-    """Seed of one draw: data and noise must not read the same numbers, or one tells the other."""
-    return 2 * (seed * 1_000_003 + draw) + (stream == "data")
-
-
-class Stage(ABC):
-    """What a stage of training gives to the trainer.
-
-    Attributes:
-        name: of its files and log lines.
-        modules: everything that has weights; what requires a gradient is trained.
-    """
-
-    name: str
-    modules: nn.ModuleDict
-
-    @abstractmethod
-    def batch(self, draw: int) -> Batch:
-        """Draw a batch from the stage's seed and the number of the draw alone (CPU tensors)."""
-
-    @abstractmethod
-    def loss(
-        self, batch: Batch, generator: torch.Generator, step: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the scalar to minimise and its parts for the log.
-
-        Args:
-            batch: of `batch`, on the device.
-            generator: on the device, seeded from (seed, step): all noise comes from it.
-            step: its number, from 0.
-        """
-
-    def measure(self) -> dict[str, float]:
-        """Measure on unseen data with the averaged weights; runs at every log line."""
-        return {}
-
-    def sample_sheet(self, path: Path) -> None:  # noqa: B027 - a stage may show nothing
-        """Draw a picture that shows what the stage can do, with the averaged weights."""
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """How long, how fast and where to.
-
-    Attributes:
-        folder: receives STAGE.pt, STAGE.jsonl and sample sheets, named by the stage.
-        steps: the step at which training ends; None for no limit.
-        minutes: of training, over all resumptions, after which it ends; None for no limit.
-        schedule_steps: steps over which the cosine falls; None for `steps`, and if that is None
-            too the cosine follows the clock and reaches its floor after `minutes`.
-        learning_rate: at the top of the schedule.
-        floor: of the cosine, as a part of `learning_rate`.
-        warm_up: steps of linear rise.
-        weight_decay: of matrices and kernels; biases and norms have none.
-        ema_decay: of the averaged weights.
-        clip: largest norm of the gradient.
-        seed: of the noise.
-        bf16: whether to compute in bfloat16 where autocast allows it.
-        device: "cpu", "cuda", ...
-        log_every: steps between log lines.
-        checkpoint_every: steps between checkpoints.
-        checkpoint_minutes: minutes between checkpoints.
-        sheet_every: steps between sample sheets.
-    """
-
-    folder: Path
-    steps: int | None = None
-    minutes: float | None = None
-    schedule_steps: int | None = None
-    learning_rate: float = 1e-3
-    floor: float = 0.02
-    warm_up: int = 100
-    weight_decay: float = 0.01
-    ema_decay: float = 0.999
-    clip: float = 1.0
-    seed: int = 0
-    bf16: bool = True
-    device: str = "cpu"
-    log_every: int = 20
-    checkpoint_every: int = 500
-    checkpoint_minutes: float = 5.0
-    sheet_every: int = 500
-
-    def __post_init__(self) -> None:
-        """Refuse a run without an end."""
-        if self.steps is None and self.minutes is None:
-            raise ValueError("training needs an end: give steps, minutes or both")
-
-    def rate(self, step: int, seconds: float) -> float:
-        """Learning rate of a step that begins after `seconds` of training."""
-        planned = self.schedule_steps or self.steps
-        if planned is not None:
-            progress = step / planned
-        else:
-            progress = seconds / (60 * float(self.minutes or 1))
-        cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-        rise = min(1.0, (step + 1) / max(self.warm_up, 1))
-        return self.learning_rate * rise * (self.floor + (1 - self.floor) * cosine)
 
 
 class _Step(nn.Module):
@@ -155,10 +56,11 @@ class Trainer:
         stage.modules.to(self.device)
         self._trained = {n: p for n, p in stage.modules.named_parameters() if p.requires_grad}
         self._ema = {name: p.detach().clone() for name, p in self._trained.items()}
-        trained = list(self._trained.values())
+        self._names = parameter_groups(self._trained)
+        matrices, vectors = ([self._trained[name] for name in group] for group in self._names)
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in trained if p.dim() > 1]},
-            {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+            {"params": matrices},
+            {"params": vectors, "weight_decay": 0.0},
         ]
         self._optimizer = torch.optim.AdamW(
             groups,
@@ -288,6 +190,8 @@ class Trainer:
             "modules": self.stage.modules.state_dict(),
             "averaged": self._ema,
             "optimizer": self._optimizer.state_dict(),
+            "names": self._names,
+            "origin": dict(self.stage.origin),
             "step": self.step,
             "seconds": self.seconds,
             "random": torch.get_rng_state(),
@@ -298,10 +202,12 @@ class Trainer:
 
     def _resume(self) -> None:
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        check_origin(str(self.checkpoint), state.get("origin"), self.stage.origin)
         self.stage.modules.load_state_dict(state["modules"])
         for name, tensor in state["averaged"].items():
             self._ema[name].copy_(tensor)
-        self._optimizer.load_state_dict(state["optimizer"])
+        optimizer = optimizer_by_order(state["optimizer"], saved_names(state), self._names)
+        self._optimizer.load_state_dict(optimizer)
         torch.set_rng_state(state["random"].cpu())
         self.step, self.seconds = state["step"], state["seconds"]
         self._saved = (self.step, self.seconds)

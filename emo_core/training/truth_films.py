@@ -9,15 +9,14 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from ..audio import SAMPLE_RATE
 from ..evaluation import Truth
-from .acting import Drivers, act, drivers
+from .acting import FRAME_RATE, Drivers, act, drivers
 from .identities import Identity, make_identity
+from .phones import mouth_track
 from .puppets import face_boxes, portrait_controls, render
-from .speech import SAMPLE_RATE, Utterance, join, mouth_track
-
-FRAME_RATE = 25
-FIRST_UNSEEN_SEED = 1_000_000
-"""Puppets and films from here on are never trained on."""
+from .speech import join
+from .voices import Utterance
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..audio import SAMPLE_RATE
 from .phones import PAUSE, VOWELS, Phone, parse_phones
-
-SAMPLE_RATE = 16000
 
 ACCENTS: tuple[str, ...] = (
     "en-us", "en", "en-gb-x-rp", "en-us", "en-gb-scotland", "en-us", "en-gb-x-gbclan",

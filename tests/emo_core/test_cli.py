@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -249,10 +250,8 @@ def test_puppets_are_drawn_and_their_films_measured(emo: Emo, tmp_path: Path, so
 
 
 def test_the_trainer_is_told_to_be_elsewhere(emo: Emo, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str, _package: str) -> None:
-        raise ModuleNotFoundError(f"No module named {name!r}", name=f"emo_core{name}")
-
-    monkeypatch.setattr(cli, "import_module", missing)
+    # What an import says of a module that is not there.
+    monkeypatch.setitem(sys.modules, "emo_core.training.commands", None)
     code, _, err = emo("puppet", "--seed", 1, "-o", "p.png")
     assert code == 2
     assert "belongs to the trainer" in err

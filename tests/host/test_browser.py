@@ -76,7 +76,7 @@ def skip_loudly(request: pytest.FixtureRequest, what: str) -> None:
 def browser(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Any]:
-    """Chromium without a window, with a profile and a home of its own."""
+    """Chromium without a window, with a home of its own."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
@@ -86,20 +86,20 @@ def browser(
         program = find_chromium(playwright)
         if program is None:
             skip_loudly(request, f"no Chromium was found ({', '.join(CHROMIUM)})")
-        context = playwright.chromium.launch_persistent_context(
-            home / "profile", executable_path=program, headless=True, locale="en-US",
+        launched = playwright.chromium.launch(
+            executable_path=program, headless=True, timeout=PAGE_SECONDS * 1000,
             args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"],
             env={**os.environ, "CI": "true", "HOME": str(home)},
-            viewport={"width": 1600, "height": 900}, timeout=PAGE_SECONDS * 1000,
         )  # fmt: skip
-        yield context
-        context.close()
+        yield launched
+        launched.close()
 
 
 @pytest.fixture
 def page(browser: Any, server: Server) -> Iterator[Any]:
     """ComfyUI's page with the pack's nodes, nothing loaded."""
-    page = browser.new_page()
+    # Of its own storage: the page opens the workflow again that was last open.
+    page = browser.new_page(locale="en-US", viewport={"width": 1600, "height": 900})
     page.set_default_timeout(PAGE_SECONDS * 1000)
     wait = waiting(page)
     page.goto(server.url, wait_until="domcontentloaded")
@@ -152,7 +152,9 @@ def test_a_template_is_opened_and_run_and_shows_its_film(page: Any, title: str) 
     waiting(page)(PREVIEWS, 30, "a node that draws a preview did not show it")
 
 
-@pytest.mark.parametrize("title", ["EMO clip by clip", "EMO photograph to film"])
+@pytest.mark.parametrize(
+    "title", ["EMO clip by clip", "EMO photograph to film", "EMO sound guidance"]
+)
 def test_the_other_templates_are_opened_with_every_node(page: Any, title: str) -> None:
     open_template(page, title)
     page.wait_for_timeout(1000)

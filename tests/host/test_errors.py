@@ -181,17 +181,6 @@ def test_a_file_that_is_no_checkpoint(
         path.unlink()
 
 
-def test_a_model_that_is_not_emos(client: Client, object_info: dict[str, Any]) -> None:
-    """ReferenceNetEncode needs a model, and says so where none is connected."""
-    graph = Graph(object_info)
-    example = graph.add("EMOExampleInputs")
-    loader = graph.add("EMOModelLoader")
-    reference = graph.add("ReferenceNetEncode", example, loader, model=None)
-    graph.add("PreviewImage", graph.add("VAEDecode", reference, loader))
-    with pytest.raises(Refused):
-        client.run(graph.prompt)
-
-
 def test_the_server_is_usable_after_errors(client: Client, object_info: dict[str, Any]) -> None:
     graph = Graph(object_info)
     example = graph.add("EMOExampleInputs")

@@ -32,8 +32,8 @@ def test_an_interruption_ends_within_a_step_and_leaves_the_server_usable(
     asked = time.monotonic()
     stopped = client.wait(queued)
     assert stopped.interrupted and not stopped.succeeded
-    # A step takes 0.1 s on an idle machine; a film of 1000 steps, minutes.
-    assert time.monotonic() - asked < 20
+    # A step takes 0.1 s on an idle machine; a film of 1000 steps a clip, minutes.
+    assert time.monotonic() - asked < 60
     looper["inputs"].update(steps=1, seed=5)
     again = client.run(prompt)
     assert again.succeeded, again.error

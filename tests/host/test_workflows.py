@@ -11,23 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 from client import Client, Prompt, Run
 from prompts import WITHOUT_PROMPT, Graph, choices, from_workflow, inputs_of, is_widget
 from repository import NODE_IDS, ROOT
 
-from emo_core.training.voices import speak
-
 WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
-RUN_HERE = ["EMO clip by clip", "EMO head speed and face region", "EMO talking portrait"]
+RUN_HERE = [
+    "EMO clip by clip", "EMO head speed and face region", "EMO sound guidance",
+    "EMO talking portrait",
+]  # fmt: skip
 """Those that need nothing but what the pack brings; the others need weights."""
 NOT_HERE = {"ckpt_name"}
 """Combos whose choice is a file that the pack does not bring."""
-SPEECH = (
-    "Hello! I am a puppet, and I have never met this voice before. "
-    "Every word you hear moves my mouth."
-)
-"""What examples/speech.wav says; examples/README.md has its command."""
 PUPPET = 1000006
 """Whose portrait examples/portrait.png is."""
 FPS = 25
@@ -213,31 +210,52 @@ def test_clip_by_clip_is_what_the_looper_makes(
         folder = tmp_path / str(number)
         folder.mkdir()
         films.append(pictures(film_of(client.run(prompt, seconds=600), client, folder)))
-    assert films[0] == films[1]
+    # The latents are the same bits (tests/nodes); the encoder may pack them a little differently.
+    assert len(films[0]) == len(films[1])
+    for one, other in zip(*films, strict=True):
+        assert float(np.abs(one - other).mean()) < 1
 
 
-@pytest.mark.soak
-def test_the_mouth_of_the_whole_first_film_follows_the_sound(
-    client: Client, object_info: dict[str, Any], tmp_path: Path
+@pytest.mark.parametrize(
+    "seconds", [3.0, pytest.param(None, marks=pytest.mark.soak)], ids=["beginning", "whole"]
+)
+def test_the_mouth_of_the_first_film_follows_the_sound(
+    client: Client, object_info: dict[str, Any], tmp_path: Path, seconds: float | None
 ) -> None:
     """The example as a newcomer gets it, against the same puppet drawn with the same phones."""
     prompt = from_workflow(workflow("EMO talking portrait"), object_info)
     assert of_type(prompt, "LoadAudioEmbedding")["duration"] == 0
+    sound, phones = beginning(tmp_path, seconds)
+    if seconds is not None:
+        shorten(prompt, seconds)
     film = film_of(client.run(prompt, seconds=1100), client, tmp_path)
     frames, _, samples = frames_and_sound(film)
-    assert frames == expected_frames() and samples > 0
-    phones, truth = tmp_path / "phones.tsv", tmp_path / "truth.json"
-    try:
-        spoken = speak(SPEECH, "en-us+f4", rate=150, pitch=55)
-    except OSError as error:
-        pytest.skip(str(error))
-    phones.write_text("".join(f"{start}\t{end}\t{name}\n" for start, end, name in spoken.phones))
-    examples = ROOT / "examples"
-    emo("puppet", "--seed", PUPPET, "--sound", examples / "speech.wav", "--phones", phones,
+    assert frames == ceil(FPS * (seconds or 0)) or frames == expected_frames()
+    assert samples > 0
+    truth, portrait = tmp_path / "truth.json", ROOT / "examples" / "portrait.png"
+    emo("puppet", "--seed", PUPPET, "--sound", sound, "--phones", phones,
         "-o", tmp_path / "truth.mp4", "--truth", truth)  # fmt: skip
-    report = emo("evaluate", film, "--portrait", examples / "portrait.png", "--sound",
-                 examples / "speech.wav", "--truth", truth, "--json")  # fmt: skip
-    assert json.loads(report)["mouth_openness_r"] > 0.5, report
+    report = json.loads(emo("evaluate", film, "--portrait", portrait, "--sound", sound,
+                            "--truth", truth, "--json"))  # fmt: skip
+    assert report["mouth_openness_r"] > 0.5, report
+
+
+def beginning(folder: Path, seconds: float | None) -> tuple[Path, Path]:
+    """The example's sound up to there, and its phones as the synthesiser timed them."""
+    lines = (ROOT / "tests" / "fixtures" / "speech-phones.tsv").read_text().splitlines()
+    rows = [line.split("\t") for line in lines]
+    with wave.open(str(ROOT / "examples" / "speech.wav")) as whole:
+        rate, count = whole.getframerate(), whole.getnframes()
+        count = count if seconds is None else round(seconds * rate)
+        with wave.open(str(folder / "sound.wav"), "wb") as cut:
+            cut.setparams(whole.getparams())
+            cut.writeframes(whole.readframes(count))
+    end = count / rate
+    kept = [(start, min(float(stop), end), name) for start, stop, name in rows
+            if float(start) < end]  # fmt: skip
+    phones = folder / "phones.tsv"
+    phones.write_text("".join(f"{start}\t{stop}\t{name}\n" for start, stop, name in kept))
+    return folder / "sound.wav", phones
 
 
 def shorten(prompt: Prompt, seconds: float) -> None:
@@ -247,10 +265,10 @@ def shorten(prompt: Prompt, seconds: float) -> None:
             node["inputs"]["duration"] = seconds
 
 
-def pictures(film: Path) -> list[bytes]:
-    """Every frame of a film as it was decoded."""
+def pictures(film: Path) -> list[Any]:
+    """Every frame of a film as it was decoded, 0 to 255."""
     with av.open(str(film)) as file:
-        return [frame.to_ndarray(format="rgb24").tobytes() for frame in file.decode(video=0)]
+        return [frame.to_ndarray(format="rgb24") * 1.0 for frame in file.decode(video=0)]
 
 
 def emo(*arguments: Any) -> str:

@@ -102,7 +102,6 @@ def test_the_two_scales_are_emo_cores(small: Small) -> None:
 
     guide = small.part("guide")
     model, positive, _, latent, *_ = small.conditioning(0)
-    conditions = positive[0][1]["emo_conditions"]
     seen: dict[str, torch.Tensor] = {}
 
     class Watched(guide.AudioGuider):
@@ -115,7 +114,7 @@ def test_the_two_scales_are_emo_cores(small: Small) -> None:
             seen["out"], seen["branches"] = out, torch.stack(parts)
             return out
 
-    guider = guide.audio_guider(model, conditions, 1.5, 4.0)
+    guider = guide.audio_guider(model, positive, 1.5, 4.0)
     guider.__class__ = Watched
     samplers = import_module("comfy.samplers")
     noise = torch.randn(latent["samples"].shape, generator=torch.Generator().manual_seed(0))
@@ -142,6 +141,45 @@ def test_sampler_custom_advanced_takes_the_guider(core: Any, small: Small) -> No
     assert torch.equal(out["samples"], small.film(guider=guider)[0][:CLIP])
 
 
+@pytest.mark.parametrize("sampler", ["euler_cfg_pp", "dpmpp_2m_cfg_pp"])
+def test_samplers_that_read_the_guidance_run(small: Small, sampler: str) -> None:
+    _, positive, *_ = small.conditioning(0)
+    (guider,) = small.run(small.pack.EMOGuider, model=small.model, positive=positive)
+    clip, _ = small.clip(0, guider=guider, sampler_name=sampler)
+    assert clip.isfinite().all()
+
+
+def test_patches_of_guidance_reach_the_guider(core: Any, small: Small) -> None:
+    advanced = import_module("comfy_extras.nodes_model_advanced")
+    (patched,) = advanced.RescaleCFG().patch(small.model, 0.7)
+    _, positive, *_ = small.conditioning(0)
+    clips = []
+    for model in (small.model, patched):
+        (guider,) = small.run(small.pack.EMOGuider, model=model, positive=positive)
+        clips.append(small.clip(0, model=model, guider=guider)[0])
+    assert not torch.allclose(*clips)
+
+
+def test_what_the_positive_carries_is_kept(small: Small) -> None:
+    host = import_module("nodes")
+    _, positive, *_ = small.conditioning(0)
+    (early,) = host.ConditioningSetTimestepRange().set_range(positive, 0.0, 0.3)
+    clips = []
+    for given in (positive, early):
+        (guider,) = small.run(small.pack.EMOGuider, model=small.model, positive=given)
+        clips.append(small.clip(0, guider=guider, steps=4)[0])
+    assert not torch.allclose(*clips)
+
+
+def test_a_lora_beside_the_guider_is_noticed(core: Any, small: Small) -> None:
+    patched = small.model.clone()
+    key = "diffusion_model.conv_out.weight"
+    shape = patched.model.state_dict()[key].shape
+    patched.add_patches({key: ("diff", (torch.ones(shape),))}, 1.0)
+    with pytest.raises(ValueError, match="other LoRAs or weight patches"):
+        small.clip(0, model=patched, guider=guider_of(core, small))
+
+
 def test_what_does_not_fit_is_said(core: Any, small: Small, tmp_path: Any, pack: Any, run: Any
                                    ) -> None:  # fmt: skip
     other = open_small(pack, run, save_model(tmp_path / "other.safetensors", seed=9))
@@ -155,5 +193,9 @@ def test_what_does_not_fit_is_said(core: Any, small: Small, tmp_path: Any, pack:
         small.film(noise=object())
     with pytest.raises(ValueError, match="at least two sigmas"):
         small.film(sigmas=torch.ones(1))
-    with pytest.raises(ValueError, match="needs the positive of EMO Conditioning"):
-        run(pack.EMOGuider, model=small.model, positive=text)
+    for positive in (text, []):
+        with pytest.raises(ValueError, match="needs the positive of EMO Conditioning"):
+            run(pack.EMOGuider, model=small.model, positive=positive)
+    foreign = type("Foreign", (), {"model_patcher": small.model})()
+    with pytest.raises(ValueError, match="the Foreign keeps its conditions where EMO cannot"):
+        small.film(guider=foreign)

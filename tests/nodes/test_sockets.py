@@ -15,13 +15,15 @@ from emo_core.audio import AudioFeatures
 
 IDS = [
     "EMOExampleInputs", "EMOModelLoader", "LoadAudioEmbedding", "FaceLocatorMask", "SpeedBuckets",
-    "ReferenceNetEncode", "EMOConditioning", "EMOSampler", "MotionFrameLooper", "EMODecodeVideo",
+    "ReferenceNetEncode", "EMOConditioning", "EMOGuider", "EMOSampler", "MotionFrameLooper",
+    "EMODecodeVideo",
 ]  # fmt: skip
 SHARED = [
     "model", "reference", "audio_embedding", "region", "speed", "motion_frames", "motion_images",
     "vae",
 ]  # fmt: skip
 SAMPLING = ["seed", "steps", "cfg", "sampler_name", "scheduler"]
+OVERRULING = ["noise", "sampler", "sigmas", "guider"]
 
 
 @pytest.fixture
@@ -74,11 +76,11 @@ def test_every_socket_and_widget_says_what_it_is(pack: ModuleType, node_id: str)
             ],
         ),
         (
-            "EMOSampler", [*SHARED, "clip_index", *SAMPLING],
+            "EMOSampler", [*SHARED, "clip_index", *SAMPLING, *OVERRULING, "keep_clips"],
             [("LATENT", "latent"), ("LATENT", "motion_frames")],
         ),
         (
-            "MotionFrameLooper", [*SHARED, *SAMPLING],
+            "MotionFrameLooper", [*SHARED, *SAMPLING, *OVERRULING, "keep_clips"],
             [("LATENT", "latent"), ("LATENT", "motion_frames")],
         ),
     ],

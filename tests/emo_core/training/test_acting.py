@@ -1,6 +1,7 @@
 """Acting: the drivers hear what is there, and the puppet follows them and nothing else."""
 
 import functools
+import itertools
 import math
 
 import pytest
@@ -14,7 +15,6 @@ from emo_core.training.acting import (
     film_speed,
     head_energy,
     head_speed,
-    rotation,
     truth,
 )
 
@@ -167,14 +167,24 @@ def test_blinks_last_a_few_frames_and_prefer_pauses() -> None:
     assert both[0, quiet].mean() > 1.5 * both[0, ~quiet].mean()
 
 
-def test_rotation_is_orthogonal_and_turns_the_way_it_says() -> None:
-    turn = rotation(torch.tensor([[10.0, 5.0, -7.0], [90.0, 0.0, 0.0], [0.0, 90.0, 0.0]]))
-    assert torch.allclose(turn @ turn.mT, torch.eye(3).expand(3, 3, 3), atol=1e-6)
-    nose = turn @ torch.tensor([0.0, 0.0, 1.0])
-    assert torch.allclose(nose[1], torch.tensor([1.0, 0.0, 0.0]), atol=1e-6)
-    assert torch.allclose(nose[2], torch.tensor([0.0, -1.0, 0.0]), atol=1e-6)
-    clockwise = rotation(torch.tensor([[0.0, 0.0, 90.0]])) @ torch.tensor([1.0, 0.0, 0.0])
-    assert torch.allclose(clockwise[0], torch.tensor([0.0, 1.0, 0.0]), atol=1e-6)
+def turn(angle: float, axis: int) -> torch.Tensor:
+    """The rotation about one axis, by the exponential of its generator."""
+    generator = torch.zeros(3, 3, dtype=torch.float64)
+    first, second = (axis + 1) % 3, (axis + 2) % 3
+    generator[second, first], generator[first, second] = 1, -1
+    return torch.linalg.matrix_exp(math.radians(angle) * generator)
+
+
+def test_head_speed_is_the_angle_between_heads_that_turn_then_nod_then_roll() -> None:
+    poses = 40 * torch.rand(6, 14, generator=torch.Generator().manual_seed(2)) - 20
+    heads = [
+        turn(roll, 2) @ turn(pitch, 0) @ turn(yaw, 1) for yaw, pitch, roll in poses[:, :3].tolist()
+    ]
+    angles = [
+        math.degrees(math.acos((float((b @ a.T).trace()) - 1) / 2))
+        for a, b in itertools.pairwise(heads)
+    ]
+    assert (head_speed(poses)[1:] * 30 / 25).tolist() == pytest.approx(angles, rel=1e-4)
 
 
 def test_head_speed_is_degrees_per_frame_at_thirty() -> None:

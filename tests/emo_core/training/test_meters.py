@@ -8,24 +8,19 @@ from safetensors.torch import save_file
 
 from emo_core.training.identities import make_identity
 from emo_core.training.meter_check import gallery, picks_right, still
-from emo_core.training.meter_training import (
-    MeterTraining,
-    draw_examples,
-    new_meter,
-    random_controls,
-    soften,
-    train_meters,
-)
+from emo_core.training.meter_examples import draw_examples, examiner_controls, soften
+from emo_core.training.meter_training import MeterPlan, MeterStage, new_meter
 from emo_core.training.meters import (
     METERS_FILE,
-    SCALARS,
     PuppetMeter,
     load_meter,
     meter_record,
-    readings_of,
     save_meter,
 )
 from emo_core.training.puppets import CONTROLS, render
+from emo_core.training.readings import SCALARS, readings_of
+from emo_core.training.train_settings import TrainSettings
+from emo_core.training.trainer import Trainer
 
 trained = pytest.mark.skipif(not METERS_FILE.is_file(), reason="the meters are not trained yet")
 
@@ -88,9 +83,9 @@ def test_examples_tell_the_truth_and_repeat() -> None:
     assert torch.equal(first.frames, again.frames)
     assert torch.equal(first.targets, again.targets)
     assert first.targets.shape == (4, len(SCALARS) + len(make_identity(0).numbers))
-    controls = random_controls(4, torch.Generator().manual_seed(1))
+    controls = examiner_controls(4, torch.Generator().manual_seed(1))
     assert controls.shape == (4, len(CONTROLS))
-    opening = random_controls(500, torch.Generator().manual_seed(1))[:, CONTROLS.index("open")]
+    opening = examiner_controls(500, torch.Generator().manual_seed(1))[:, CONTROLS.index("open")]
     assert float(opening.min()) >= 0 and float(opening.max()) <= 1
 
 
@@ -102,12 +97,40 @@ def test_softening_keeps_the_picture() -> None:
     assert 0.005 < float((spoiled - frames).abs().mean()) < 0.1
 
 
-def test_training_learns(tmp_path: Path) -> None:
-    settings = MeterTraining(minutes=0, steps=3, batch=4, fresh=2, pool=8, save_every=2)
-    meter = train_meters(settings, tmp_path)
-    assert meter_record(tmp_path / "meters.safetensors")["steps"] == 4
-    assert meter.read(torch.zeros(1, 3, 128, 128)).identity.shape[1] == meter.num_identity
-    assert float(meter.residual.min()) >= 0.02
+def train(folder: Path, steps: int, **changes: object) -> MeterStage:
+    plan = MeterPlan(batch=8, pool=32, examples=64)
+    settings = {"schedule_steps": 4, "learning_rate": 1e-3, "warm_up": 1, "log_every": 1, **changes}
+    stage = MeterStage(plan)
+    Trainer(stage, TrainSettings(folder, steps=steps, **settings)).run()  # type: ignore[arg-type]
+    return stage
+
+
+def test_a_training_that_was_stopped_goes_on_as_if_it_was_not(tmp_path: Path) -> None:
+    whole = train(tmp_path / "a", 2)
+    train(tmp_path / "b", 1)
+    resumed = train(tmp_path / "b", 2)
+    for name, value in whole.modules.state_dict().items():
+        assert torch.equal(value, resumed.modules.state_dict()[name]), name
+
+
+def test_the_loss_teaches_numbers_and_finishing_weighs_them() -> None:
+    stage = MeterStage(MeterPlan(batch=8, pool=32, examples=64))
+    batch = stage.batch(0)
+    assert batch["frames"].shape == (8, 3, 128, 128)
+    optimizer = torch.optim.Adam(stage.meter.parameters(), lr=1e-3)
+    losses = []
+    for step in range(6):
+        loss, parts = stage.loss(batch, torch.Generator(), step)
+        total = sum(part.item() for part in parts.values())
+        assert total == pytest.approx(loss.item(), rel=1e-5)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.9 * losses[0]
+    stage.finish()
+    assert float(stage.meter.residual.min()) >= 0.02
+    assert float(stage.meter.residual.std()) > 0
 
 
 def test_nearest_appearance() -> None:
@@ -143,8 +166,8 @@ def test_the_record_states_what_the_meter_is_worth() -> None:
 @trained
 def test_a_still_head_reads_slow() -> None:
     from emo_core.measurements import head_speed_of
-    from emo_core.training.speech import Utterance
     from emo_core.training.truth_films import make_film
+    from emo_core.training.voices import Utterance
 
     sound = 0.1 * torch.randn(16000, generator=torch.Generator().manual_seed(2))
     film = still(make_film(Utterance(sound, ((0.2, 0.8, "AA"),), "", ""), 1_000_009))

@@ -11,21 +11,19 @@ import pytest
 import torch
 
 from emo_core.training import voices
-from emo_core.training.speech import (
-    FLITE_VOICES,
-    HELD_OUT_VOICES,
-    PHONES,
-    TEST_SENTENCES,
-    TRAIN_VOICES,
-    Utterance,
-    coloured_noise,
+from emo_core.training.phones import PHONES, mouth_track
+from emo_core.training.speech import coloured_noise, make_utterances, quiet, sing
+from emo_core.training.texts import TEST_SENTENCES
+from emo_core.training.utterance_files import (
     load_mouth_tracks,
     load_utterances,
-    make_utterances,
-    mouth_track,
-    quiet,
     save_utterances,
-    sing,
+)
+from emo_core.training.voices import (
+    FLITE_VOICES,
+    HELD_OUT_VOICES,
+    TRAIN_VOICES,
+    Utterance,
     speak,
     speak_flite,
 )

@@ -10,9 +10,7 @@ from emo_core.training import fast_norm
 from emo_core.training.frames import FramePool, Frames, draw_frames
 from emo_core.training.stages import (
     VAEStage,
-    focus,
     fold_latent_statistics,
-    inside,
     write_png,
 )
 from emo_core.vae import AutoencoderKL, VAEConfig
@@ -46,16 +44,6 @@ def test_places_lie_on_mouths_and_eyes() -> None:
     assert (y[:, 0] > y[:, 1]).all() and (y[:, 0] > y[:, 2]).all()
     assert (x[:, 1] < x[:, 2]).all()
     assert ((radius > 0.04) & (radius < 0.25)).all()
-
-
-def test_focus_and_inside() -> None:
-    places = torch.tensor([[[0.5, 0.75, 0.1], [0.25, 0.25, 0.1], [0.75, 0.25, 0.1]]])
-    weight = focus(places, 64)[0, 0]
-    assert weight[48, 32] == pytest.approx(4, abs=0.1)
-    assert weight[16, 16] == pytest.approx(2.5, abs=0.1)
-    assert weight[0, 0] == pytest.approx(1, abs=0.01)
-    area = inside(places[:, :1], 64).mean()
-    assert area == pytest.approx(3.1416 * 0.01, rel=0.1)
 
 
 def test_latents_have_unit_variance_and_export_keeps_them(stage: VAEStage) -> None:

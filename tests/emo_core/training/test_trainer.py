@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from emo_core.training.trainer import Batch, Stage, Trainer, TrainSettings
+from emo_core.training.stage import Batch, Stage
+from emo_core.training.train_settings import TrainSettings
+from emo_core.training.trainer import Trainer
 
 
 class Line(Stage):
@@ -15,10 +17,11 @@ class Line(Stage):
 
     name = "line"
 
-    def __init__(self) -> None:
+    def __init__(self, reordered: bool = False) -> None:
         torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(1, 8), nn.GELU(), nn.Dropout(0.0), nn.Linear(8, 1))
-        self.modules = nn.ModuleDict({"net": net, "frozen": nn.Linear(2, 2)})
+        parts = [("net", net), ("scale", nn.Linear(1, 8)), ("frozen", nn.Linear(2, 2))]
+        self.modules = nn.ModuleDict(dict(reversed(parts) if reordered else parts))
         self.modules["frozen"].requires_grad_(False)
 
     def batch(self, draw: int) -> Batch:
@@ -29,7 +32,9 @@ class Line(Stage):
         self, batch: Batch, generator: torch.Generator, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         noise = 0.01 * torch.randn(batch["x"].shape, generator=generator)
+        bent = self.modules["scale"](batch["x"]).mean()
         error = (self.modules["net"](batch["x"] + noise) - batch["y"]).square().mean()
+        error = error + 0.1 * bent.square()
         return error, {"error": error}
 
     def measure(self) -> dict[str, float]:
@@ -59,6 +64,49 @@ def test_three_steps_and_three_more_equal_six(tmp_path: Path) -> None:
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
     for a, b in zip(straight.modules.parameters(), resumed.modules.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def states(trainer: Trainer) -> dict[str, Tensor]:
+    """Second moments of the optimizer by the parameters' names."""
+    state = trainer._optimizer.state
+    return {name: state[p]["exp_avg_sq"] for name, p in trainer._trained.items()}
+
+
+@pytest.mark.parametrize("with_names", [True, False], ids=["names", "an early checkpoint"])
+def test_modules_registered_in_another_order_resume_with_their_own_moments(
+    tmp_path: Path, with_names: bool
+) -> None:
+    first = Trainer(Line(), settings(tmp_path, steps=3))
+    first.run()
+    saved = torch.load(first.checkpoint, weights_only=True)
+    if not with_names:
+        del saved["names"], saved["origin"]
+        torch.save(saved, first.checkpoint)
+    resumed = Trainer(Line(reordered=True), settings(tmp_path))
+    assert list(resumed._trained) != list(first._trained)
+    for name, moment in states(first).items():
+        assert torch.equal(states(resumed)[name], moment), name
+    # net.0.weight and scale.weight have one shape: only the names tell their moments apart.
+    assert not torch.equal(states(first)["net.0.weight"], states(first)["scale.weight"])
+    straight = Trainer(Line(), settings(tmp_path / "a"))
+    straight.run()
+    resumed.run()
+    for name, parameter in straight._trained.items():
+        torch.testing.assert_close(parameter, resumed._trained[name], rtol=1e-6, atol=1e-7)
+
+
+def test_a_checkpoint_of_other_parameters_or_origin_is_refused(tmp_path: Path) -> None:
+    stage = Line()
+    stage.origin = {"images": "a1"}
+    Trainer(stage, settings(tmp_path, steps=1)).run()
+    other = Line()
+    other.origin = {"images": "b2"}
+    with pytest.raises(ValueError, match=r"made from images.safetensors of digest a1, but .* b2"):
+        Trainer(other, settings(tmp_path))
+    other = Line()
+    other.modules["frozen"].requires_grad_(True)
+    with pytest.raises(ValueError, match="trains other parameters than the model has"):
+        Trainer(other, settings(tmp_path))
 
 
 def test_it_learns_and_measures_with_averaged_weights(tmp_path: Path) -> None:

@@ -1,0 +1,238 @@
+"""What `emo train STAGE` does: each stage reads what the one before left in the work folder.
+
+Every file says in its header what it was made from (`origins.py`); a stage refuses what does not
+belong together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from ..audio_encoder import tiny_logmel
+from ..config import tiny
+from ..model import EMO
+from ..vae import AutoencoderKL, VAEConfig, load_vae, save_vae
+from . import fast_norm
+from .dataset import FilmPieces, PuppetFilms
+from .fast_layers import channels_last, operations
+from .film_stages import FilmStage, initialise
+from .frames import FramePool
+from .listening import ListeningPlan, ListeningStage, load_listening, save_listening
+from .meter_training import MeterPlan, MeterStage
+from .meters import save_meter
+from .origins import check_origin, digest, digests, origin_header, read_origin
+from .recipes import RECIPES
+from .speech import make_utterances
+from .stages import VAEStage
+from .train_settings import TrainSettings
+from .trainer import Trainer
+from .utterance_files import load_utterances, save_utterances
+from .voices import FLITE_VOICES, HELD_OUT_VOICES
+
+logger = logging.getLogger(__name__)
+
+_BEFORE = {"images": None, "video": "images", "speed": "video"}
+_CODERS = ("vae", "listening")
+_SHARD = 100
+
+
+def make_voices(args: argparse.Namespace) -> None:
+    """Let the synthesiser speak."""
+    made = make_utterances(args.count or 2600, args.seed)
+    save_utterances(args.work / "voices.safetensors", made)
+
+
+def train_vae(args: argparse.Namespace) -> None:
+    """Train the picture autoencoder, or its decoder alone."""
+    tune = args.stage == "decoder"
+    vae = AutoencoderKL(VAEConfig.tiny(), operations=fast_norm.operations)
+    channels_last(vae)
+    if tune:
+        vae.load_state_dict(load_vae(_needed(args.work, "vae")).state_dict())
+    pool = FramePool(args.seed, first=64, fresh_every=4)
+    stage = VAEStage(vae, pool, RECIPES[args.stage].batch, train_encoder=not tune)
+    stage.origin = digests(args.work, ("vae",)) if tune else {}
+    trainer = Trainer(stage, _settings(args, args.stage))
+    trainer.run()
+    trainer.swap_averaged()
+    header = _record(trainer, stage.measure()) | origin_header(stage.origin)
+    save_vae(stage.export(), args.work / f"{args.stage}.safetensors", header)
+
+
+def train_listening(args: argparse.Namespace) -> None:
+    """Train the audio encoder: 4000 steps where nothing else is said."""
+    utterances = load_utterances(_needed(args.work, "voices"))
+    plan = ListeningPlan(tiny_logmel(), args.seed, RECIPES["listening"].batch)
+    stage = ListeningStage(utterances, plan)
+    stage.origin = digests(args.work, ("voices",))
+    trainer = Trainer(stage, _settings(args, "listening", steps=4000))
+    trainer.run()
+    trainer.swap_averaged()
+    report = {"steps": trainer.step, "minutes": round(trainer.seconds / 60, 1)}
+    header = origin_header(stage.origin)
+    encoder = stage.encoder.cpu()
+    save_listening(args.work / "listening.safetensors", encoder, plan, report, header)
+
+
+def train_meters(args: argparse.Namespace) -> None:
+    """Train what measures puppets: 25 minutes where nothing else is said."""
+    stage = MeterStage(MeterPlan(args.seed, RECIPES["meters"].batch))
+    trainer = Trainer(stage, _settings(args, "meters", minutes=25))
+    trainer.run()
+    trainer.swap_averaged()
+    stage.finish()
+    frames = trainer.step * stage.plan.batch
+    record = {"steps": trainer.step, "frames": frames, "seed": args.seed}
+    save_meter(stage.meter.cpu(), args.work / "meters" / "meters.safetensors", record)
+
+
+def make_films(args: argparse.Namespace) -> None:
+    """Make puppet films in files of 100; with `--sound-only` their sound features again."""
+    vae = load_vae(_needed(args.work, "vae")).to(args.device)
+    encoder, _ = load_listening(_needed(args.work, "listening"))
+    channels_last(vae)
+    utterances = load_utterances(_needed(args.work, "voices"))
+    films = PuppetFilms(utterances, vae, encoder, tiny().audio.window)
+    origin = digests(args.work, _CODERS)
+    folder = args.work / "films"
+    folder.mkdir(exist_ok=True)
+    for first in range(args.first, args.first + (args.count or 2600), _SHARD):
+        path, seeds = folder / f"puppets-{first:07d}.safetensors", range(first, first + _SHARD)
+        if not path.exists():
+            films.make(seeds).save(path, origin_header(origin))
+        elif args.sound_only:
+            _hear_again(films, path, seeds, origin)
+        else:
+            check_origin(path.name, read_origin(path), origin)
+        logger.info("%s", path.name)
+
+
+def _hear_again(films: PuppetFilms, path: Path, seeds: range, origin: Mapping[str, str]) -> None:
+    """Replace the sound features of a file, unless they are of this audio encoder already."""
+    stated = read_origin(path)
+    check_origin(path.name, stated, {"vae": origin["vae"]})
+    if stated is not None and stated.get("listening") == origin["listening"]:
+        return
+    tensors = {**load_file(path), "audio": films.hear(seeds)}
+    FilmPieces(**tensors).save(path, origin_header(origin))
+
+
+def train_on_films(args: argparse.Namespace) -> None:
+    """Train one of the paper's stages."""
+    name, recipe = args.stage, RECIPES[args.stage]
+    paths = sorted((args.work / "films").glob("*.safetensors"))
+    origin = film_origin(paths, digests(args.work, _CODERS))
+    model = EMO(tiny(), operations=operations())
+    channels_last(model)
+    before = _BEFORE[name]
+    if before is None:
+        initialise(model, args.seed)
+    else:
+        path = _needed(args.work, before)
+        check_origin(path.name, read_origin(path), origin)
+        model.load_state_dict(load_file(path))
+        origin[before] = digest(path)
+    pieces = FilmPieces.load(paths)
+    stage = FilmStage(name, model, pieces, recipe.batch, args.seed, recipe.brows)
+    stage.origin = origin
+    trainer = Trainer(stage, _settings(args, name))
+    trainer.run()
+    trainer.swap_averaged()
+    tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
+    header = _record(trainer, {}) | origin_header(origin)
+    save_file(tensors, args.work / f"{name}.safetensors", header)
+
+
+def film_origin(paths: Sequence[Path], there: Mapping[str, str]) -> dict[str, str]:
+    """Find which VAE and audio encoder made the films.
+
+    Args:
+        paths: files of film pieces.
+        there: digests of those in the work folder; they may be missing where only films are.
+
+    Returns:
+        Digests by name.
+
+    Raises:
+        ValueError: if a file was made by others than the work folder or the files before it have.
+    """
+    known, silent = dict(there), 0
+    for path in paths:
+        stated = read_origin(path)
+        silent += stated is None
+        if stated is not None:
+            check_origin(f"films/{path.name}", stated, known)
+            known |= stated
+    if silent:
+        logger.info(
+            "%d of %d files of films do not say what they were made from; taken as they are",
+            silent, len(paths),
+        )  # fmt: skip
+    return known
+
+
+def pack_checkpoint(args: argparse.Namespace) -> None:
+    """Put all parts into one checkpoint."""
+    from .release import pack
+
+    pack(args.work, args.output or args.work / "emo-tiny.safetensors")
+
+
+def report(args: argparse.Namespace) -> None:
+    """Measure a checkpoint; goes on where an earlier call was."""
+    from .release import measure
+    from .report import ROWS, chosen_rows, to_json, to_markdown, voices_of
+
+    rows = chosen_rows(args.rows or ",".join(ROWS))
+    voices = {"espeak": HELD_OUT_VOICES, "flite": FLITE_VOICES}
+    files = {name: args.work / f"voices-{name}.safetensors" for name in voices_of(rows)}
+    for name, path in files.items():
+        if not path.exists():
+            save_utterances(path, make_utterances(36, 1, voices[name], "test"))
+    table = measure(args.model, files, args.count or 24, args.work / "report.jsonl", rows)
+    output = args.output or args.work / "report.md"
+    output.write_text(to_markdown(table), encoding="utf-8")
+    output.with_suffix(".json").write_text(json.dumps(to_json(table)), encoding="utf-8")
+
+
+def _settings(
+    args: argparse.Namespace, name: str, steps: int | None = None, minutes: float | None = None
+) -> TrainSettings:
+    """Settings of a stage; `steps` or `minutes` end it where the command line says nothing."""
+    recipe = RECIPES[name]
+    if args.steps is None and args.minutes is None:
+        args = argparse.Namespace(**{**vars(args), "steps": steps, "minutes": minutes})
+    return TrainSettings(
+        folder=args.work / name, steps=args.steps, minutes=args.minutes,
+        learning_rate=recipe.learning_rate, floor=recipe.floor, warm_up=recipe.warm_up,
+        weight_decay=recipe.weight_decay, ema_decay=recipe.ema_decay, clip=recipe.clip,
+        seed=args.seed, device=args.device, log_every=50, sheet_every=500,
+    )  # fmt: skip
+
+
+def _needed(work: Path, name: str) -> Path:
+    """A file of the work folder that has to be there.
+
+    Raises:
+        FileNotFoundError: if the stage that makes it has not run.
+    """
+    path = work / f"{name}.safetensors"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; run `emo train {name}` first")
+    return path
+
+
+def _record(trainer: Trainer, measured: dict[str, float]) -> dict[str, str]:
+    """What a stage's file says of its training."""
+    record = {
+        "steps": trainer.step, "minutes": round(trainer.seconds / 60, 1),
+        "date": date.today().isoformat(), **measured,
+    }  # fmt: skip
+    return {"training": json.dumps(record)}
