@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from importlib.metadata import version
 
 import torch
 from torch import Tensor
 
 from .animate_request import AnimateRequest, check_request
 from .audio import num_frames, trim
-from .clips import num_clips, plan_clips
+from .clip_keys import FilmConstants, file_digest, film_key
+from .clips import ClipPlan, num_clips, plan_clips
 from .devices import dtype_for, find_device
 from .film import Material, decode, film_from, hand_over, own_vae
 from .generate import Film, generate
+from .kept import KeptClips, open_store, tracks_of
 from .pictures import fit_portrait, read_picture
 from .rhythm import speed_from_sound
 from .sampling import Guidance, make_sampler
 from .sound_files import read_sound
 from .speed import parse_speed, speed_curve
 from .video import VideoWriter
-from .weights import Checkpoint, load_model
+from .weights import Checkpoint, find_checkpoint, load_model
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +64,7 @@ class AnimateReport:
         model: name of the model.
         steps: sampling steps of a clip.
         cfg: guidance scale.
+        reused: clips that were kept from before and not sampled again.
     """
 
     output: str
@@ -72,6 +76,7 @@ class AnimateReport:
     model: str
     steps: int
     cfg: float
+    reused: int = 0
 
 
 def animate(request: AnimateRequest, progress: Progress | None = None) -> AnimateReport:
@@ -105,12 +110,13 @@ def animate(request: AnimateRequest, progress: Progress | None = None) -> Animat
         "%d frames (%.2f s at %d fps) in %d clips of %d steps",
         report.frames, report.frames / report.fps, report.fps, report.clips, report.steps,
     )  # fmt: skip
+    meter = _Meter(report, progress)
     with torch.inference_mode():
-        latents = _latents(
-            request, checkpoint, film_from(checkpoint, material), report, progress
-        )
+        film = film_from(checkpoint, material)
+        kept = _kept(request, checkpoint, film, report, meter)
+        latents = _latents(request, checkpoint, film, report, meter, kept)
         _write(request, checkpoint, material, latents, report)
-    return report
+    return report if kept is None else replace(report, reused=kept.found)
 
 
 def _say_what_is_missing(request: AnimateRequest, checkpoint: Checkpoint) -> None:
@@ -171,29 +177,73 @@ def _write(
             writer.write(decode(vae, latents))
 
 
+class _Meter:
+    """Counts the steps of all clips, those of kept ones too."""
+
+    def __init__(self, report: AnimateReport, progress: Progress | None) -> None:
+        self._report, self._progress, self._done = report, progress, 0
+
+    def on_step(self, _step: int, _latents: Tensor) -> None:
+        self._advance(1)
+
+    def on_found(self, _plan: ClipPlan) -> None:
+        self._advance(self._report.steps)
+
+    def _advance(self, steps: int) -> None:
+        self._done += steps
+        if self._progress is not None:
+            clips, each = self._report.clips, self._report.steps
+            self._progress(Step(self._done, clips * each, -(-self._done // each), clips))
+
+
+def _kept(
+    request: AnimateRequest,
+    checkpoint: Checkpoint,
+    film: Film,
+    report: AnimateReport,
+    meter: _Meter,
+) -> KeptClips | None:
+    """The clips of this film that were sampled before."""
+    store = None if request.clips is None else open_store(request.clips, request.clips_limit)
+    if store is None:
+        return None
+    constants = FilmConstants(
+        model=file_digest(find_checkpoint(request.model)),
+        portrait=film.portrait,
+        region=film.region,
+        sampler={
+            "solver": request.solver, "steps": report.steps, "cfg": float(report.cfg),
+            "audio_cfg": None if request.audio_cfg is None else float(request.audio_cfg),
+        },
+        noise="clip_noise",
+        dtype=next(checkpoint.model.parameters()).dtype,
+        # The VAE of the pixel way is in the same file as the model.
+        hand_over=checkpoint.config.temporal.hand_over,
+        extra={
+            "device": film.portrait.device.type, "torch": torch.__version__,
+            "diffusers": version("diffusers"),
+        },
+    )  # fmt: skip
+    return KeptClips(
+        store, film_key(constants), tracks_of(film, checkpoint.config), on_found=meter.on_found
+    )
+
+
 def _latents(
     request: AnimateRequest,
     checkpoint: Checkpoint,
     film: Film,
     report: AnimateReport,
-    progress: Progress | None,
+    meter: _Meter,
+    kept: KeptClips | None,
 ) -> Iterator[Tensor]:
-    """The film's latents, clip by clip, with progress over all steps of all clips."""
-    total = report.clips * report.steps
-    done = 0
-
-    def on_step(_step: int, _latents: Tensor) -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(Step(done, total, -(-done // report.steps), report.clips))
-
+    """The film's latents, clip by clip."""
     sample_clip = make_sampler(
         checkpoint.model.denoising_unet,
         report.steps,
         Guidance(report.cfg, request.audio_cfg),
         request.solver,
-        on_step,
+        meter.on_step,
     )
     plans = plan_clips(report.frames, report.clip_length)
-    yield from generate(checkpoint.model, film, plans, sample_clip, hand_over(checkpoint))
+    return generate(checkpoint.model, film, plans, sample_clip, hand_over(checkpoint), kept)

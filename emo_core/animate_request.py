@@ -35,6 +35,8 @@ class AnimateRequest:
         start: seconds of the sound to leave out.
         duration: seconds of the sound to take; None for all the rest.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        clips: folder where sampled clips are kept, so that none is sampled twice; None for none.
+        clips_limit: what that folder may take, in GB, above 0.
     """
 
     portrait: Path
@@ -51,6 +53,8 @@ class AnimateRequest:
     start: float = 0.0
     duration: float | None = None
     device: str = "auto"
+    clips: Path | None = None
+    clips_limit: float = 2.0
 
 
 def check_request(request: AnimateRequest) -> None:
@@ -84,4 +88,8 @@ def check_request(request: AnimateRequest) -> None:
         raise ValueError(f"start must be 0 s or later, got {request.start:g} s")
     if request.face_box is not None and not all(map(math.isfinite, request.face_box)):
         raise ValueError("a face box is X,Y,W,H in pixels, got a number that is not finite")
+    if not (math.isfinite(request.clips_limit) and request.clips_limit > 0):
+        raise ValueError(
+            f"clips limit must be above 0 GB, got {request.clips_limit:g}; --no-clips keeps nothing"
+        )
     find_checkpoint(request.model)
