@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from importlib.metadata import version
 
 import torch
 from torch import Tensor
 
 from .animate_request import AnimateRequest, check_request
 from .audio import num_frames, trim
-from .clips import Noise, num_clips, plan_clips
+from .clip_keys import FilmConstants, file_digest, film_key
+from .clips import ClipPlan, Noise, num_clips, plan_clips
 from .complete import complete
 from .devices import dtype_for, find_device
 from .film import Material, decode, film_from, film_noise, hand_over, own_vae
 from .generate import Film, HandOver, generate
 from .hand_over import Greyed
+from .kept import KeptClips, open_store, tracks_of
 from .pictures import read_picture
 from .rhythm import speed_from_sound
 from .sampling import Guidance, make_sampler
 from .sound_files import read_sound
 from .speed import parse_speed, speed_curve
 from .subject import Subject, cropped_subject, landmark_boxes, read_numbers, stretched_subject
+from .vae_files import file_in
 from .video import VideoWriter
-from .weights import Checkpoint, load_model
+from .weights import Checkpoint, find_checkpoint, load_model
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +68,7 @@ class AnimateReport:
         model: name of the model.
         steps: sampling steps of a clip.
         cfg: guidance scale.
+        reused: clips that were kept from before and not sampled again.
     """
 
     output: str
@@ -75,6 +80,7 @@ class AnimateReport:
     model: str
     steps: int
     cfg: float
+    reused: int = 0
 
 
 def animate(request: AnimateRequest, progress: Progress | None = None) -> AnimateReport:
@@ -114,14 +120,16 @@ def animate(request: AnimateRequest, progress: Progress | None = None) -> Animat
         "%d frames (%.2f s at %d fps) in %d clips of %d steps",
         report.frames, report.frames / report.fps, report.fps, report.clips, report.steps,
     )  # fmt: skip
+    meter = _Meter(report, progress)
     with torch.inference_mode():
         film = film_from(checkpoint, material)
         noise = film_noise(config, request.seed, request.reproduce)
         picture = subject.picture.to(film.portrait)[None] * 2 - 1
         onward = hand_over(checkpoint, Greyed(picture, film.region, noise))
-        latents = _latents(request, checkpoint, (film, onward, noise), report, progress)
+        kept = _kept(request, checkpoint, film, report, meter)
+        latents = _latents(request, checkpoint, (film, onward, noise), report, meter, kept)
         _write(request, checkpoint, material, latents, report)
-    return report
+    return report if kept is None else replace(report, reused=kept.found)
 
 
 def _subject(request: AnimateRequest, picture: Tensor, size: int) -> Subject:
@@ -205,30 +213,83 @@ def _write(
             writer.write((pictures * 255).floor() / 255 if request.reproduce else pictures)
 
 
+class _Meter:
+    """Counts the steps of all clips, those of kept ones too."""
+
+    def __init__(self, report: AnimateReport, progress: Progress | None) -> None:
+        self._report, self._progress, self._done = report, progress, 0
+
+    def on_step(self, _step: int, _latents: Tensor) -> None:
+        self._advance(1)
+
+    def on_found(self, _plan: ClipPlan) -> None:
+        self._advance(self._report.steps)
+
+    def _advance(self, steps: int) -> None:
+        self._done += steps
+        if self._progress is not None:
+            clips, each = self._report.clips, self._report.steps
+            self._progress(Step(self._done, clips * each, -(-self._done // each), clips))
+
+
+def _kept(
+    request: AnimateRequest,
+    checkpoint: Checkpoint,
+    film: Film,
+    report: AnimateReport,
+    meter: _Meter,
+) -> KeptClips | None:
+    """The clips of this film that were sampled before."""
+    store = None if request.clips is None else open_store(request.clips, request.clips_limit)
+    if store is None:
+        return None
+    constants = FilmConstants(
+        model=file_digest(find_checkpoint(request.model)),
+        portrait=film.portrait,
+        region=film.region,
+        sampler={
+            "solver": request.solver, "steps": report.steps, "cfg": float(report.cfg),
+            "audio_cfg": None if request.audio_cfg is None else float(request.audio_cfg),
+        },
+        noise=f"stream of {request.seed}" if request.reproduce else "clip_noise",
+        dtype=next(checkpoint.model.parameters()).dtype,
+        hand_over=_way_on(request, checkpoint),
+        extra={
+            # Whether a file is Hallo's or Hallo2's is chosen, and no byte of it says so.
+            "config": checkpoint.config.to_json(), "face": film.face, "masks": film.masks,
+            "device": film.portrait.device.type, "torch": torch.__version__,
+            "diffusers": version("diffusers"),
+        },
+    )  # fmt: skip
+    return KeptClips(
+        store, film_key(constants), tracks_of(film, checkpoint.config), on_found=meter.on_found
+    )
+
+
+def _way_on(request: AnimateRequest, checkpoint: Checkpoint) -> str:
+    """How motion frames go on; the VAE is in the model's file unless another was given."""
+    way = checkpoint.config.temporal.hand_over
+    if way == "latents" or request.vae is None:
+        return way
+    return f"{way} {file_digest(file_in(request.vae))}"
+
+
 def _latents(
     request: AnimateRequest,
     checkpoint: Checkpoint,
     film_parts: tuple[Film, HandOver | None, Noise],
     report: AnimateReport,
-    progress: Progress | None,
+    meter: _Meter,
+    kept: KeptClips | None,
 ) -> Iterator[Tensor]:
-    """The film's latents, clip by clip, with progress over all steps of all clips."""
-    total = report.clips * report.steps
-    done = 0
-
-    def on_step(_step: int, _latents: Tensor) -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(Step(done, total, -(-done // report.steps), report.clips))
-
+    """The film's latents, clip by clip."""
     sample_clip = make_sampler(
         checkpoint.model.denoising_unet,
         report.steps,
         Guidance(report.cfg, request.audio_cfg),
         request.solver,
-        on_step,
+        meter.on_step,
     )
     plans = plan_clips(report.frames, report.clip_length)
     film, onward, noise = film_parts
-    yield from generate(checkpoint.model, film, plans, sample_clip, onward, noise)
+    return generate(checkpoint.model, film, plans, sample_clip, onward, kept, noise)

@@ -44,6 +44,8 @@ class AnimateRequest:
         lip_box: x, y, width, height in pixels of the upright picture; None for a usual place.
         landmarks: file of 478, 468 or 68 landmarks in the upright picture, for both boxes.
         face_embedding: file of the portrait's face embedding; None for zeros.
+        clips: folder where sampled clips are kept, so that none is sampled twice; None for none.
+        clips_limit: what that folder may take, in GB, above 0.
     """
 
     portrait: Path
@@ -67,6 +69,8 @@ class AnimateRequest:
     lip_box: Box | None = None
     landmarks: Path | None = None
     face_embedding: Path | None = None
+    clips: Path | None = None
+    clips_limit: float = 2.0
 
 
 def check_request(request: AnimateRequest) -> None:
@@ -107,4 +111,8 @@ def check_request(request: AnimateRequest) -> None:
         raise ValueError("a lip box goes with a face box; give --face-box too")
     if request.variant not in VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {request.variant!r}")
+    if not (math.isfinite(request.clips_limit) and request.clips_limit > 0):
+        raise ValueError(
+            f"clips limit must be above 0 GB, got {request.clips_limit:g}; --no-clips keeps nothing"
+        )
     find_checkpoint(request.model)

@@ -194,20 +194,36 @@ def _add_animate(commands: Any) -> None:
     add("--device", default="auto", metavar="D",
         help="auto, cpu, cuda, cuda:1, mps (default auto: cuda where there is one, else cpu)")
     add_hallo_options(parser)
+    _add_clips(parser)
     add("--json", action="store_true", help="report on stdout as JSON")
     add("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=_run_animate)  # fmt: skip
 
 
+def _add_clips(parser: argparse.ArgumentParser) -> None:
+    """Where sampled clips are kept."""
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--clips", type=Path, metavar="DIR",
+        help="folder where sampled clips are kept: after an interruption, or a change in the sound "
+        "or speed, only clips that it changes are sampled (default: in the user's cache folder)")
+    either.add_argument("--no-clips", action="store_true", help="keep no clips")
+    parser.add_argument("--clips-limit", type=float, default=2.0, metavar="GB",
+        help="what the folder may take, above 0; clips that were not used for longest go first "
+        "(default 2)")  # fmt: skip
+
+
 def _run_animate(args: argparse.Namespace) -> int:
     from .animate import animate
     from .animate_request import AnimateRequest
+    from .kept import user_folder
 
+    clips = None if args.no_clips else args.clips or user_folder()
     request = AnimateRequest(
         portrait=args.portrait, sound=args.sound, output=args.output, model=args.model,
         seed=default_seed(args), steps=args.steps, cfg=args.cfg, audio_cfg=args.audio_cfg,
         solver=args.solver, speed=args.speed, face_box=args.face_box, start=args.start,
-        duration=args.duration, device=args.device, **hallo_options(args),
+        duration=args.duration, device=args.device, clips=clips, clips_limit=args.clips_limit,
+        **hallo_options(args),
     )  # fmt: skip
     began = time.monotonic()
     with _progress(args.quiet) as progress:
@@ -218,7 +234,8 @@ def _run_animate(args: argparse.Namespace) -> int:
     else:
         sys.stdout.write(
             f"{report.output}: {report.frames} frames ({report.frames / report.fps:.2f} s), seed "
-            f"{report.seed}, made in {seconds:.1f} s\n"
+            f"{report.seed}, made in {seconds:.1f} s, {report.reused} of {report.clips} clips kept "
+            "from before\n"
         )
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -48,6 +49,18 @@ class Film:
     masks: tuple[Tensor, ...] = ()
 
 
+class Kept(Protocol):
+    """Clips that were sampled before: kept.KeptClips is one."""
+
+    def get(self, plan: ClipPlan) -> Tensor | None:
+        """All latents (F, C, h, w) that a clip was sampled with, or None; asked clip by clip."""
+        ...
+
+    def put(self, plan: ClipPlan, latents: Tensor) -> None:
+        """Take a sampled clip's latents (F, C, h, w); called after get() of the same clip."""
+        ...
+
+
 @torch.no_grad()
 def generate(
     model: Conditioner,
@@ -55,6 +68,7 @@ def generate(
     clips: Iterable[ClipPlan],
     sample_clip: SampleClip,
     hand_over: HandOver | None = None,
+    kept: Kept | None = None,
     noise: Noise | None = None,
 ) -> Iterator[Tensor]:
     """Yield a film clip by clip; memory does not grow with its length, gradients are not kept.
@@ -67,6 +81,8 @@ def generate(
             latents (1, F, C, h, w); sampling.make_sampler() makes one.
         hand_over: what happens to a clip's last latents (1, n, C, h, w) before the next clip sees
             them; None hands them on as they are.
+        kept: clips that need not be sampled again, and where sampled ones are put before they are
+            yielded; None to sample all.
         noise: random numbers of every clip; None for ClipNoise(film.seed).
 
     Yields:
@@ -74,19 +90,27 @@ def generate(
     """
     config = model.config.temporal
     noise = noise or ClipNoise(film.seed)
-    portrait = model.encode_portrait(film.portrait, film.face)
+    portrait: Bank | None = None
     last = film.motion
     shape = (config.num_frames, *film.portrait.shape[1:])
     for plan in clips:
-        if hand_over is not None:
-            last = hand_over(last, plan)
-        start = noise.latents(plan.index, shape).to(film.portrait)
-        # No name keeps a clip's conditions: they are gone before the next clip's are made.
-        latents = sample_clip(
-            clip_conditions(model, film, plan, portrait, last), start[None], plan
-        )
-        yield latents[0, : plan.kept]
-        last = latents[:, -config.num_motion_frames :]
+        latents = None if kept is None else kept.get(plan)
+        if latents is None:
+            # A film whose clips are all kept needs no network.
+            if portrait is None:
+                portrait = model.encode_portrait(film.portrait, film.face)
+            if hand_over is not None:
+                last = hand_over(last, plan)
+            start = noise.latents(plan.index, shape).to(film.portrait)
+            # No name keeps a clip's conditions: they are gone before the next clip's are made.
+            latents = sample_clip(
+                clip_conditions(model, film, plan, portrait, last), start[None], plan
+            )[0]
+            if kept is not None:
+                kept.put(plan, latents)
+        latents = latents.to(film.portrait.device)
+        yield latents[: plan.kept]
+        last = latents[None, -config.num_motion_frames :]
 
 
 def clip_conditions(

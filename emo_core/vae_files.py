@@ -56,7 +56,7 @@ def open_vae(
         FileNotFoundError: if there is no such file.
         ValueError: if it is something else, or lacks tensors.
     """
-    file = open_weights(_file_in(Path(path)))
+    file = open_weights(file_in(Path(path)))
     names = ldm_names(file)
     if not names:
         kind = kind_of(file.shapes)
@@ -84,7 +84,8 @@ def open_vae(
     return vae.eval().requires_grad_(False)
 
 
-def _file_in(path: Path) -> Path:
+def file_in(path: Path) -> Path:
+    """The VAE's file: the path itself, or the usual one in a folder."""
     if not path.is_dir():
         return path
     for name in ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"):

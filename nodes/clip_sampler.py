@@ -17,7 +17,7 @@ from torch import Tensor
 from ..emo_core.clips import ClipPlan, clip_seed
 from ..emo_core.conditions import Conditions
 from .conds import positive_and_negative
-from .guide import guider_for
+from .guide import check_guider, guider_for
 from .host import check_interrupted
 
 
@@ -61,7 +61,7 @@ class ClipSampler:
         total_clips: how many clips the bar is for.
 
     Raises:
-        ValueError: if there is no step to sample.
+        ValueError: if there is no step to sample, or a NOISE or GUIDER does not fit.
     """
 
     def __init__(self, model: Any, settings: Settings, seed: int, total_clips: int) -> None:
@@ -69,12 +69,21 @@ class ClipSampler:
             raise ValueError(
                 f"sampling needs at least two sigmas, got {settings.num_steps + 1}; give more steps"
             )
+        if settings.guider is not None:
+            check_guider(settings.guider, model)
+        if settings.noise is not None:
+            _check_noise(settings.noise)
         self._model, self._settings, self._seed = model, settings, seed
         self._bar = comfy.utils.ProgressBar(total_clips * settings.num_steps)
         self._done = 0
         self._previewer = latent_preview.get_previewer(
             model.load_device, model.model.latent_format
         )
+
+    def skip(self) -> None:
+        """A clip need not be sampled: the bar goes on over its steps."""
+        self._done += self._settings.num_steps
+        self._bar.update_absolute(self._done)
 
     def __call__(self, conditions: Conditions, noise: Tensor, plan: ClipPlan) -> Tensor:
         """A clip's conditions and noise (1, F, C, h, w) to a LATENT's (F, C, h, w)."""
@@ -145,17 +154,16 @@ class ClipSampler:
         return callback
 
 
-def _noise_of_clip(noise: Any, index: int) -> Any:
-    """A NOISE for clip `index`: a copy with the clip's own seed, or every clip would see the same.
-
-    Raises:
-        ValueError: if it has no seed.
-    """
+def _check_noise(noise: Any) -> None:
     if not isinstance(getattr(noise, "seed", None), int):
         raise ValueError(
             f"the {type(noise).__name__} has no seed, so every clip would get the same noise; "
             "connect Random Noise, or leave noise open"
         )
+
+
+def _noise_of_clip(noise: Any, index: int) -> Any:
+    """A copy of a NOISE with clip `index`'s own seed, or every clip would see the same."""
     out = copy.copy(noise)
     out.seed = clip_seed(noise.seed, index)
     return out

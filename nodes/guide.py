@@ -75,6 +75,21 @@ def guider_for(guider: Any, model: Any, conditions: Conditions) -> Any:
     Raises:
         ValueError: if its conditions are not EMO's, or it samples another model.
     """
+    check_guider(guider, model)
+    out = copy.copy(guider)
+    out.original_conds = {
+        name: [{**cond, "emo_conditions": conditions} for cond in conds]
+        for name, conds in guider.original_conds.items()
+    }
+    return out
+
+
+def check_guider(guider: Any, model: Any) -> None:
+    """Say before any work what guider_for() could not do.
+
+    Raises:
+        ValueError: if its conditions are not EMO's, or it samples another model.
+    """
     kind = type(guider).__name__
     patcher, branches = (getattr(guider, n, None) for n in ("model_patcher", "original_conds"))
     if patcher is None or patcher.model is not model.model:
@@ -90,16 +105,12 @@ def guider_for(guider: Any, model: Any, conditions: Conditions) -> Any:
     if not branches:
         raise ValueError(f"the {kind} keeps its conditions where EMO cannot replace them clip by "
                          "clip; use EMO Guider or a guider of core")
-    out = copy.copy(guider)
-    out.original_conds = {}
     for name, conds in branches.items():
         if not all("emo_sees" in cond for cond in conds):
             raise ValueError(
                 f"the {kind} has a condition {name!r} that is not EMO's; connect the conditionings "
                 "of EMOConditioning to it"
             )
-        out.original_conds[name] = [{**cond, "emo_conditions": conditions} for cond in conds]
-    return out
 
 
 class EMOGuider(io.ComfyNode):

@@ -43,6 +43,7 @@ class EMOParts:
     Attributes:
         config: what the model is.
         identity: its name and a digest of its file: what was encoded by one fits no other.
+        digest: of every byte of its file.
         conditioner: around ReferenceNet, face locator and projections.
         hearing: around the audio encoder that it brings; None if it brings none.
         compute_dtype: what the networks compute in.
@@ -51,6 +52,7 @@ class EMOParts:
 
     config: EMOConfig
     identity: str
+    digest: str
     conditioner: comfy.model_patcher.ModelPatcher
     hearing: comfy.model_patcher.ModelPatcher | None
     compute_dtype: torch.dtype

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from comfy.latent_formats import LatentFormat
 from torch import nn
 
 from ..emo_core.audio_encoder import build_audio_encoder
+from ..emo_core.clip_keys import file_digest
 from ..emo_core.config import EMOConfig
 from ..emo_core.hallo_files import ORIGIN
 from ..emo_core.model import Conditioner
@@ -119,9 +121,21 @@ def _parts(file: WeightFile, config: EMOConfig, place: Place) -> EMOParts:
     conditioner = Conditioner(config, place.build())
     _fill(conditioner, file, "model.", place, without=_BACKBONE)
     return EMOParts(
-        config, f"{config.name} {_digest(file)}", patcher(conditioner, place), hearing(file),
-        place.compute_dtype, training_record(file.header),
+        config, f"{config.name} {_digest(file)}", digest_of(file.path),
+        patcher(conditioner, place), hearing(file), place.compute_dtype,
+        training_record(file.header),
     )  # fmt: skip
+
+
+def digest_of(path: Path) -> str:
+    """The digest of every byte of a file, which is read again only when it was changed."""
+    stat = path.stat()
+    return _digest_of(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=64)
+def _digest_of(path: Path, changed: int, size: int) -> str:
+    return file_digest(path)
 
 
 def hearing(file: WeightFile) -> Any:

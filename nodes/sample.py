@@ -5,17 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.samplers
-import torch
-from torch import Tensor
 
-from ..emo_core.clips import ClipPlan, plan_clips
-from ..emo_core.conditions import Conditions
-from ..emo_core.generate import Film, generate
-from .clip_sampler import ClipSampler, Settings
-from .compat import Schema, io
+from .clip_sampler import Settings
+from .compat import Schema, io, ui
 from .condition import inputs_of_a_clip
-from .film import Inputs, clip_plan, film_of, hand_over_of, say_what_is_missing
-from .host import parts_of
+from .film import Inputs
+from .reel import sample_film
 
 
 def sampler_widgets() -> list[io.Input]:
@@ -72,55 +67,21 @@ def sampler_sockets() -> list[io.Input]:
     ]  # fmt: skip
 
 
-def sample_film(
-    inputs: Inputs, settings: Settings, clip_index: int | None = None
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Sample a film's clips, one after the other.
-
-    Args:
-        inputs: what the node is connected to.
-        settings: its widgets.
-        clip_index: the one clip to sample; None for all of them.
-
-    Returns:
-        LATENT of the frames, and LATENT of the film's last frames, which a next clip sees.
-    """
-    conditioner, film = film_of(inputs)
-    temporal, count = conditioner.config.temporal, len(film.audio)
-    if clip_index is None:
-        plans = list(plan_clips(count, temporal.num_frames))
-    else:
-        plans = [clip_plan(conditioner.config, count, clip_index)]
-        say_what_is_missing(film, clip_index)
-    sampler = ClipSampler(inputs.model, settings, inputs.seed, len(plans))
-    # As the host's sampler gave them: nothing is scaled to the model's latents and back.
-    kept: list[Tensor] = []
-    beyond = film.portrait[:0]
-
-    def sample_clip(conditions: Conditions, noise: Tensor, plan: ClipPlan) -> Tensor:
-        nonlocal beyond
-        latents = sampler(conditions, noise, plan)
-        kept.append(latents[: plan.kept])
-        beyond = latents[plan.kept :]
-        return torch.as_tensor(inputs.model.model.process_latent_in(latents))[None]
-
-    for _ in generate(conditioner, film, plans, sample_clip, hand_over_of(inputs)):
-        pass
-    frames = torch.cat(kept)
-    return {"samples": frames}, {"samples": _last_frames(inputs, film, frames, beyond)}
+def keeping() -> io.Input:
+    """The widget that both nodes end with: saved workflows know widgets by their place."""
+    return io.Boolean.Input(
+        "keep_clips", default=True, optional=True,
+        tooltip="Keeps finished clips in ComfyUI's output folder emo_clips, up to 2 GB, so that "
+        "after an interruption, a crash or a change only what is new is sampled; turn it off to "
+        "write nothing.",
+    )  # fmt: skip
 
 
-def _last_frames(inputs: Inputs, film: Film, frames: Tensor, beyond: Tensor) -> Tensor:
-    """The frames (n, C, h, w) before whatever goes on from a film.
-
-    A sound's last clip may keep fewer than n; then they reach back to the frames before the clip,
-    and only in a film that is shorter than n on to what was sampled beyond its end.
-    """
-    count = parts_of(inputs.model).config.temporal.num_motion_frames
-    if film.motion is not None:
-        frames = torch.cat([inputs.model.model.process_latent_out(film.motion[0]), frames])
-    missing = max(0, count - len(frames))
-    return torch.cat([frames, beyond[:missing]])[-count:].clone()
+def _sampled(
+    inputs: Inputs, settings: Settings, keep_clips: bool, clip_index: int | None = None
+) -> io.NodeOutput:
+    frames, motion, text = sample_film(inputs, settings, keep_clips, clip_index)
+    return io.NodeOutput(frames, motion, ui=ui.PreviewText(text))
 
 
 _OUTPUTS = (
@@ -159,6 +120,7 @@ class EMOSampler(io.ComfyNode):
                 ),
                 *sampler_widgets(),
                 *sampler_sockets(),
+                keeping(),
             ],
             outputs=list(_OUTPUTS),
         )  # fmt: skip
@@ -169,6 +131,7 @@ class EMOSampler(io.ComfyNode):
         steps: int, cfg: float, sampler_name: str, scheduler: str, region: Any = None,
         speed: Any = None, motion_frames: Any = None, motion_images: Any = None, vae: Any = None,
         noise: Any = None, sampler: Any = None, sigmas: Any = None, guider: Any = None,
+        keep_clips: bool = True,
     ) -> io.NodeOutput:  # fmt: skip
         """Sample it."""
         inputs = Inputs(
@@ -178,7 +141,7 @@ class EMOSampler(io.ComfyNode):
         settings = Settings(
             steps, cfg, sampler_name, scheduler, noise, sampler, sigmas, guider
         )
-        return io.NodeOutput(*sample_film(inputs, settings, clip_index))
+        return _sampled(inputs, settings, keep_clips, clip_index)
 
 
 class MotionFrameLooper(io.ComfyNode):
@@ -194,7 +157,7 @@ class MotionFrameLooper(io.ComfyNode):
             description="Samples the whole sound clip by clip; each clip sees the last frames of "
             "the one before, so that the movement goes on over a film of any length.",
             search_aliases=["emo", "long video", "talking head", "lip sync", "loop"],
-            inputs=[*inputs_of_a_clip(), *sampler_widgets(), *sampler_sockets()],
+            inputs=[*inputs_of_a_clip(), *sampler_widgets(), *sampler_sockets(), keeping()],
             outputs=list(_OUTPUTS),
         )
 
@@ -204,6 +167,7 @@ class MotionFrameLooper(io.ComfyNode):
         sampler_name: str, scheduler: str, region: Any = None, speed: Any = None,
         motion_frames: Any = None, motion_images: Any = None, vae: Any = None,
         noise: Any = None, sampler: Any = None, sigmas: Any = None, guider: Any = None,
+        keep_clips: bool = True,
     ) -> io.NodeOutput:  # fmt: skip
         """Sample them."""
         inputs = Inputs(
@@ -213,4 +177,4 @@ class MotionFrameLooper(io.ComfyNode):
         settings = Settings(
             steps, cfg, sampler_name, scheduler, noise, sampler, sigmas, guider
         )
-        return io.NodeOutput(*sample_film(inputs, settings))
+        return _sampled(inputs, settings, keep_clips)

@@ -23,6 +23,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
+@pytest.fixture(autouse=True)
+def user_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`emo animate` keeps clips in the user's cache folder; a test finds nobody's there."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path.with_name(f"{tmp_path.name} cache")))
+
+
 @pytest.fixture(scope="session")
 def smallest() -> EMOConfig:
     """The configuration of the checkpoint below."""

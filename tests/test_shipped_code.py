@@ -39,9 +39,12 @@ HOST = {
     "folder_paths", "node_helpers", "latent_preview", "nodes", "server", "execution", "app",
 }  # fmt: skip
 HOST_IMPORTS: dict[str, set[str]] = {
+    "nodes/clip_sampler.py": {"comfy.sample", "comfy.samplers", "comfy.utils", "latent_preview"},
     "nodes/compat.py": {"comfy_api.v0_0_2"},
     "nodes/encoders.py": {"comfy.audio_encoders.wav2vec2"},
     "nodes/faces.py": {"comfy.model_management", "comfy.model_patcher", "folder_paths"},
+    "nodes/fingerprint.py": {"comfy.samplers"},
+    "nodes/guide.py": {"comfy.samplers"},
     "nodes/hearing.py": {
         "comfy.model_management",
         "comfy.model_patcher",
@@ -59,13 +62,7 @@ HOST_IMPORTS: dict[str, set[str]] = {
         "comfy.patcher_extension",
         "comfy.supported_models_base",
     },
-    "nodes/clip_sampler.py": {
-        "comfy.sample",
-        "comfy.samplers",
-        "comfy.utils",
-        "latent_preview",
-    },
-    "nodes/guide.py": {"comfy.samplers"},
+    "nodes/keeping.py": {"comfy.ldm.modules.attention", "comfy.samplers", "folder_paths"},
     "nodes/load.py": {
         "comfy.latent_formats",
         "comfy.model_patcher",

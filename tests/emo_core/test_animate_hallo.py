@@ -40,6 +40,7 @@ from emo_core.face_masks import _LIPS_478
 from emo_core.generate import Film
 from emo_core.hallo_files import with_variant
 from emo_core.subject import cropped_subject, read_numbers, stretched_subject
+from emo_core.vae import AutoencoderKL, VAEConfig
 from emo_core.video import read_video
 from emo_core.weights import Checkpoint
 
@@ -233,3 +234,23 @@ def test_sizes_that_are_not_square(tmp_path: Path) -> None:
             draw("x", 1, FRAMES, 4, 16, 24), torch.tensor([500]), clip
         )
     assert out.shape == (1, FRAMES, 4, 16, 24) and bool(out.isfinite().all())
+
+
+@pytest.mark.parametrize("changed", ["nothing", "face", "lips", "variant", "reproduce", "vae"])
+def test_clips_are_kept_by_everything_that_hallos_weights_see(
+    usual: dict[str, object], files: Path, tmp_path: Path, changed: str
+) -> None:
+    given = {**usual, "clips": tmp_path / "clips", "face_box": (20.0, 15.0, 50.0, 40.0)}
+    other = AutoencoderKL(VAEConfig(32, (1, 1, 1, 1), 1, 4, 3, 3, 0.18215, True, 32))
+    save_file(other.state_dict(), tmp_path / "vae.safetensors")
+    changes: dict[str, dict[str, object]] = {
+        "nothing": {},
+        "face": {"face_embedding": files / "face.json"},
+        "lips": {"lip_box": (35.0, 40.0, 20.0, 8.0)},
+        "variant": {"variant": "hallo2"},
+        "reproduce": {"reproduce": True},
+        "vae": {"vae": tmp_path / "vae.safetensors"},
+    }
+    assert animate(AnimateRequest(**given)).reused == 0  # type: ignore[arg-type]
+    again = animate(AnimateRequest(**{**given, **changes[changed]}))  # type: ignore[arg-type]
+    assert again.reused == (2 if changed == "nothing" else 0)

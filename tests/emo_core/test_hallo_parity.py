@@ -175,7 +175,7 @@ def video(config: EMOConfig, folder: Path) -> tuple[Tensor, Tensor]:
     )  # fmt: skip
     noise = StreamNoise(42, (FRAMES, 4, LATENT, LATENT))
     hand_over = PixelHandOver(vae.decode, vae.encode, config.temporal)
-    clips = generate(model, film(), plan_clips(8, FRAMES), sampler, hand_over, noise)
+    clips = generate(model, film(), plan_clips(8, FRAMES), sampler, hand_over, noise=noise)
     latents = list(clips)
     with torch.no_grad():
         last = (vae.decode(latents[-1][-1:]) / 2 + 0.5).clamp(0, 1)[0]

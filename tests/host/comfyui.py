@@ -30,6 +30,8 @@ def find_comfyui() -> Path | None:
 def link_pack(custom_nodes: Path) -> None:
     """Put this repository into a custom_nodes folder, as a link where the system allows it."""
     place = custom_nodes / PACK
+    if place.exists():  # a server's folder that is used again
+        return
     try:
         place.symlink_to(ROOT, target_is_directory=True)
     except OSError:  # Windows without the developer mode
@@ -106,6 +108,11 @@ class Server:
                 return
             except subprocess.TimeoutExpired:
                 continue
+
+    def kill(self) -> None:
+        """End the server at once, as a power failure does."""
+        self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+        self._process.wait(20)
 
     def _signal(self, end: int) -> None:
         if os.name == "nt":

@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -50,6 +50,25 @@ def _import_pack() -> ModuleType:
 
 if THERE:
     _host()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_output_of_the_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Films' clips are kept in the host's output folder; those of fixtures lie elsewhere too."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("output")
+        patch.setattr(importlib.import_module("folder_paths"), "output_directory", str(folder))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def output_folder(
+    no_output_of_the_hosts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The host's output folder, of the test's own."""
+    folders = importlib.import_module("folder_paths")
+    monkeypatch.setattr(folders, "output_directory", str(tmp_path / "output"))
+    return tmp_path / "output"
 
 
 @pytest.fixture(scope="session")

@@ -76,11 +76,11 @@ def test_every_socket_and_widget_says_what_it_is(pack: ModuleType, node_id: str)
             ],
         ),
         (
-            "EMOSampler", [*SHARED, "clip_index", *SAMPLING, *OVERRULING],
+            "EMOSampler", [*SHARED, "clip_index", *SAMPLING, *OVERRULING, "keep_clips"],
             [("LATENT", "latent"), ("LATENT", "motion_frames")],
         ),
         (
-            "MotionFrameLooper", [*SHARED, *SAMPLING, *OVERRULING],
+            "MotionFrameLooper", [*SHARED, *SAMPLING, *OVERRULING, "keep_clips"],
             [("LATENT", "latent"), ("LATENT", "motion_frames")],
         ),
     ],

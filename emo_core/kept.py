@@ -1,0 +1,126 @@
+"""A film's clips in a store: what generate() asks before it samples one, in both worlds.
+
+Whatever goes wrong with the folder costs the keeping and never the film.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .clip_keys import FilmTracks, clip_key, digest
+from .clips import ClipPlan
+from .config import EMOConfig
+from .generate import Film
+from .store import ClipStore
+
+GIGABYTE = 10**9
+CLIPS_LIMIT = 2.0
+"""What the clips of all films may take together, in GB, where nobody says otherwise."""
+
+logger = logging.getLogger(__name__)
+
+
+def open_store(folder: Path, gigabytes: float = CLIPS_LIMIT) -> ClipStore | None:
+    """The store in a folder; None, with a warning, if it cannot be made."""
+    try:
+        return ClipStore(folder, max(1, int(gigabytes * GIGABYTE)))
+    except OSError as error:
+        logger.warning("%s; the film is made without keeping its clips", error)
+        return None
+
+
+def user_folder() -> Path:
+    """Where a user's clips are kept: the folder for what programs can make again."""
+    if sys.platform == "win32":
+        usual = os.environ.get("LOCALAPPDATA", "") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        usual = Path.home() / "Library" / "Caches"
+    else:
+        usual = Path.home() / ".cache"
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    # A relative path there is to be ignored, says the standard that it comes from.
+    return (Path(named) if Path(named).is_absolute() else Path(usual)) / "emo-portrait" / "clips"
+
+
+def tracks_of(film: Film, config: EMOConfig, seed: int | None = None) -> FilmTracks:
+    """What differs from clip to clip of a film.
+
+    Args:
+        film: what it is made from.
+        config: of the model that makes it.
+        seed: of its noise; None for the film's own.
+    """
+    speed = None if config.speed is None else film.speed
+    return FilmTracks(
+        audio=film.audio,
+        audio_window=config.audio.window,
+        clip_length=config.temporal.num_frames,
+        seed=film.seed if seed is None else seed,
+        speed=speed,
+        speed_window=0 if config.speed is None else config.speed.window,
+    )
+
+
+class KeptClips:
+    """Looks for a film's clips in a store and puts them there; generate.Kept.
+
+    Args:
+        store: where they are.
+        film: clip_keys.film_key() of all that is constant over the film.
+        tracks: what differs from clip to clip.
+        motion: (1, n, C, h, w), given latents before the first clip; None for none.
+        on_found: told of every clip that was there.
+
+    Attributes:
+        found: clips that were there.
+        made: clips that were not.
+    """
+
+    def __init__(
+        self,
+        store: ClipStore,
+        film: str,
+        tracks: FilmTracks,
+        motion: Tensor | None = None,
+        on_found: Callable[[ClipPlan], None] | None = None,
+    ) -> None:
+        self.found = self.made = 0
+        self._store, self._film, self._tracks = store, film, tracks
+        self._key = None if motion is None else digest(motion)
+        self._on_found = on_found
+        self._writable = True
+
+    def get(self, plan: ClipPlan) -> Tensor | None:
+        """All latents (F, C, h, w) of the next clip on the CPU; None if they are not there.
+
+        Clips are asked for once, in order and without a gap: each key holds the one before.
+        """
+        self._key = clip_key(self._film, self._tracks, plan, self._key)
+        latents = self._store.get(self._key)
+        if latents is None:
+            self.made += 1
+            return None
+        self.found += 1
+        if self._on_found is not None:
+            self._on_found(plan)
+        return latents
+
+    def put(self, plan: ClipPlan, latents: Tensor) -> None:
+        """Keep the clip that get() did not find; a folder that takes nothing is said once."""
+        # What went wrong once is to be tried again.
+        if not self._writable or not bool(torch.isfinite(latents).all()):
+            return
+        if self._key is None:
+            raise ValueError(f"clip {plan.index} was put before it was asked for; call get() first")
+        try:
+            self._store.put(self._key, latents, {"clip": plan.index, "first": plan.first})
+        except OSError as error:
+            self._writable = False
+            logger.warning("%s; the film goes on without keeping its clips", error)
