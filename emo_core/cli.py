@@ -281,19 +281,30 @@ def _run_info(args: argparse.Namespace) -> int:
     if args.json:
         _write_json(facts)
         return 0
-    for name, value in facts.items():
-        if name != "config":
-            sys.stdout.write(f"{name.replace('_', ' '):<16} {_flat(value)}\n")
+    _write_facts({name: value for name, value in facts.items() if name != "config"})
     return 0
 
 
+def _write_facts(facts: dict[str, Any], indent: int = 0) -> None:
+    """One fact a line; those of facts are indented below their name."""
+    for name, value in facts.items():
+        label = f"{' ' * indent}{str(name).replace('_', ' '):<{18 - indent}}"
+        if isinstance(value, dict) and value:
+            sys.stdout.write(f"{label.rstrip()}\n")
+            _write_facts(value, indent + 2)
+        else:
+            sys.stdout.write(f"{label} {_flat(value)}\n")
+
+
 def _flat(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_flat(part)}" for name, part in value.items())
+    if value is None or value == {}:
+        return "-"
     if isinstance(value, (list, tuple)):
         return " ".join(map(str, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
