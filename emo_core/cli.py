@@ -174,7 +174,8 @@ def _add_animate(commands: Any) -> None:
     add("--steps", type=int, metavar="N",
         help="sampling steps of a clip, 1 to 1000 (default: the model's own; emo-tiny's is 6)")
     add("--cfg", type=float, metavar="X",
-        help="guidance scale, 0 to 30; 1 is none, at nearly half the work (default: the model's own)")
+        help="guidance scale, 0 to 30; 1 is none, at nearly half the work (default: the model's "
+        "own)")
     add("--audio-cfg", type=float, metavar="X",
         help="guidance scale of the sound alone, 0 to 30; --cfg is then that of the rest "
         "(default: one scale for all)")
