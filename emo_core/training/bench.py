@@ -90,7 +90,7 @@ class Bench:
         self.meter = meter
         self.round_trip = round_trip
         self.clip_length = clip_length
-        self.strangers = gallery(99)
+        self.strangers = gallery(meter, 99)
 
     def measure(
         self,
@@ -159,7 +159,9 @@ class Bench:
             "openness_mean": float(read.mouth[:, 0].mean()),
             "openness_high": float(read.mouth[:, 0].quantile(0.95)),
             "width_r": pearson(read.mouth[:count, 1], truth[:, 1]),
-            "right_puppet": float(picks_right(self.meter, read.identity, own, self.strangers)),
+            "right_puppet": float(
+                picks_right(self.meter, read.identity, portrait[0], self.strangers)
+            ),
             "identity_error": float(errors.mean()),
             "drift": drift(errors, FRAME_RATE),
             "drift_to_portrait": drift(to_portrait, FRAME_RATE),

@@ -40,7 +40,8 @@ def check_meter(
         (degrees per frame at 30 fps, heads still, mouths talking); the part of puppets picked
         right out of 100.
     """
-    rows = [_check_film(meter, film, round_trip) for film in films]
+    strangers = gallery(meter, 99)
+    rows = [_check_film(meter, film, strangers, round_trip) for film in films]
     result = {name: median(row[name] for row in rows) for name in rows[0]}
     result["right_puppet_of_100"] = sum(row["right_puppet"] for row in rows) / len(rows)
     del result["right_puppet"]
@@ -53,19 +54,35 @@ def read_film(meter: PuppetMeter, frames: Tensor, round_trip: RoundTrip | None) 
     return meter.read(frames if round_trip is None else round_trip(frames))
 
 
-def gallery(num_people: int, first_seed: int = GALLERY_FIRST_SEED) -> Tensor:
-    """Return the appearance of strangers, (num_people, D)."""
-    return torch.stack([make_identity(first_seed + index).numbers for index in range(num_people)])
+def gallery(meter: PuppetMeter, num_people: int, first_seed: int = GALLERY_FIRST_SEED) -> Tensor:
+    """Read the portraits of strangers.
+
+    A film is looked up among pictures and not among true numbers, as faces are looked up in a
+    gallery: what the meter misreads of a person it misreads in the portrait and in the film alike.
+
+    Args:
+        meter: the meter.
+        num_people: N, how many.
+        first_seed: of the first.
+
+    Returns:
+        (N, D), appearance as read.
+    """
+    from .puppets import portrait_controls, render
+
+    seeds = range(first_seed, first_seed + num_people)
+    portraits = [render(make_identity(seed), portrait_controls(seed))[0] for seed in seeds]
+    return meter.read(torch.stack(portraits)).identity
 
 
 def picks_right(meter: PuppetMeter, identity: Tensor, own: Tensor, strangers: Tensor) -> bool:
-    """Say whether a film's mean appearance is nearest to its own puppet's.
+    """Say whether a film's mean appearance is nearest to that of its own portrait.
 
     Args:
         meter: the meter, for its distance.
-        identity: (F, D), as read.
-        own: (D,), true.
-        strangers: (N, D), true.
+        identity: (F, D), of the film.
+        own: (D,), of its portrait, read by the same meter.
+        strangers: (N, D), of other portraits, from `gallery`.
 
     Returns:
         True if no stranger is as near.
@@ -82,7 +99,7 @@ def still(film: TruthFilm) -> TruthFilm:
 
 
 def _check_film(
-    meter: PuppetMeter, film: TruthFilm, round_trip: RoundTrip | None
+    meter: PuppetMeter, film: TruthFilm, strangers: Tensor, round_trip: RoundTrip | None
 ) -> dict[str, float]:
     from .puppets import face_boxes
 
@@ -92,6 +109,7 @@ def _check_film(
     boxes = face_boxes(film.identity, film.controls)
     centre = boxes[:, :2] + boxes[:, 2:] / 2
     own = film.identity.numbers
+    portrait = meter.read(film.portrait()[None]).identity[0]
     pose_error = read.pose - truth.pose
     speed = head_speed_of(read.pose, FRAME_RATE)
     true_speed = head_speed_of(truth.pose, FRAME_RATE)
@@ -109,7 +127,7 @@ def _check_film(
         "head_speed_ratio": float(speed.mean() / true_speed.mean()),
         "head_speed_floor": float(head_speed_of(quiet.pose, FRAME_RATE).mean()),
         "identity_error": float(meter.identity_error(read.identity, own).mean()),
-        "right_puppet": float(picks_right(meter, read.identity, own, gallery(99))),
+        "right_puppet": float(picks_right(meter, read.identity, portrait, strangers)),
     }
 
 

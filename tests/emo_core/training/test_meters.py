@@ -17,7 +17,7 @@ from emo_core.training.meters import (
     meter_record,
     save_meter,
 )
-from emo_core.training.puppets import CONTROLS, render
+from emo_core.training.puppets import CONTROLS, portrait_controls, render
 from emo_core.training.readings import SCALARS, readings_of
 from emo_core.training.train_settings import TrainSettings
 from emo_core.training.trainer import Trainer
@@ -133,13 +133,32 @@ def test_the_loss_teaches_numbers_and_finishing_weighs_them() -> None:
     assert float(stage.meter.residual.std()) > 0
 
 
+def people(count: int) -> torch.Tensor:
+    return torch.stack([make_identity(7_000_000 + seed).numbers for seed in range(count)])
+
+
 def test_nearest_appearance() -> None:
-    strangers = gallery(20)
+    strangers = people(20)
     meter = new_meter(torch.cat([torch.rand(20, len(SCALARS)), strangers], 1))
     own = make_identity(1_000_003).numbers
     near = own + 0.05 * torch.randn(6, len(own), generator=torch.Generator().manual_seed(0))
     assert picks_right(meter, near, own, strangers)
     assert not picks_right(meter, strangers[:1], own, strangers)
+
+
+@trained
+def test_films_of_unseen_puppets_are_found_among_portraits() -> None:
+    meter = load_meter()
+    strangers = gallery(meter, 12)
+    assert len(strangers.unique(dim=0)) == 12
+    found = []
+    for seed in range(1_000_100, 1_000_104):
+        puppet = make_identity(seed)
+        portrait = meter.read(render(puppet, portrait_controls(seed))).identity[0]
+        frames = render(puppet, examiner_controls(4, torch.Generator().manual_seed(seed)))
+        found.append(picks_right(meter, meter.read(frames).identity, portrait, strangers))
+        assert not picks_right(meter, meter.read(frames).identity, strangers[0], portrait[None])
+    assert sum(found) >= 3
 
 
 @trained

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from emo_core.training.bench import EVERYTHING, Bench, Measured, inside_share
+from emo_core.training.identities import make_identity
 from emo_core.training.journal import Journal, Origin
-from emo_core.training.meter_check import check_meter, gallery
+from emo_core.training.meter_check import check_meter
 from emo_core.training.meter_training import new_meter
 from emo_core.training.meters import PuppetMeter
 from emo_core.training.readings import SCALARS
@@ -40,7 +41,7 @@ def utterance(seed: int) -> Utterance:
 @pytest.fixture(scope="module")
 def meter() -> PuppetMeter:
     torch.manual_seed(0)
-    people = gallery(20)
+    people = torch.stack([make_identity(seed).numbers for seed in range(20)])
     return new_meter(torch.cat([torch.rand(20, len(SCALARS)), people], 1)).eval()
 
 
