@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from .animate_request import AnimateRequest, check_request
-from .audio import num_frames, trim
 from .clip_keys import FilmConstants, file_digest, film_key
 from .clips import ClipPlan, Noise, num_clips, plan_clips
 from .complete import complete
@@ -29,6 +28,7 @@ from .speed import parse_speed, speed_curve
 from .subject import Subject, cropped_subject, landmark_boxes, read_numbers, stretched_subject
 from .vae_files import file_in
 from .video import VideoWriter
+from .waveform import num_frames, trim
 from .weights import Checkpoint, find_checkpoint, load_model
 
 logger = logging.getLogger(__name__)

@@ -328,7 +328,8 @@ def _add_evaluate(commands: Any) -> None:
 
 
 def _run_evaluate(args: argparse.Namespace) -> int:
-    from .evaluation import evaluate_file, format_report
+    from .evaluation import evaluate_file
+    from .figures import format_report
 
     figures = evaluate_file(args.video, args.portrait, args.sound, args.truth)
     if args.json:

@@ -13,7 +13,6 @@ import contextlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .figures import PROXY_FIGURES, PUPPET_FIGURES
 from .measurements import (
     best_lag,
     drift,
@@ -31,13 +31,7 @@ from .measurements import (
     pearson,
     sharpness,
 )
-
-PUPPET_FIGURES = "measured against the truth of a puppet film"
-PROXY_FIGURES = (
-    "no truth was given: the mouth is compared with the loudness of the sound, and the meters "
-    "know puppets only, so for any other picture all figures of mouth, head and identity are "
-    "proxies"
-)
+from .truth import Truth, read_truth
 
 
 class Read(Protocol):
@@ -64,27 +58,6 @@ class Meters(Protocol):
 
     def identity_error(self, identity: Tensor, reference: Tensor) -> Tensor:
         """Compare appearances (..., D); 0 is the same."""
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What is true of a puppet film, frame by frame.
-
-    Attributes:
-        fps: frames per second.
-        mouth: (F, 2), openness and width, 0..1.
-        pose: (F, 3), yaw, pitch and roll in degrees.
-    """
-
-    fps: Fraction
-    mouth: Tensor
-    pose: Tensor
-
-    def at(self, fps: Fraction, num_frames: int) -> Truth:
-        """Resample to another frame rate, at most `num_frames` long."""
-        count = min(num_frames, math.ceil(len(self.mouth) * fps / self.fps))
-        index = [min(len(self.mouth) - 1, round(i * self.fps / fps)) for i in range(count)]
-        return Truth(fps, self.mouth[index], self.pose[index])
 
 
 def load_meters() -> Meters:
@@ -131,7 +104,7 @@ def evaluate_film(
 
     Returns:
         Plain numbers, None where one cannot be given, and the sentence `figures` that says what
-        they are worth. `FIGURES` names each with its unit.
+        they are worth. `figures.FIGURES` names each with its unit.
 
     Raises:
         ValueError: if the film has no frames.
@@ -195,83 +168,6 @@ def _against_truth(read: Read, truth: Truth, fps: Fraction) -> dict[str, float]:
 
 def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-FIGURES: dict[str, tuple[str, str]] = {
-    "frames": ("frames of the film", ""),
-    "frames_of_the_sound": ("frames the sound asks for", ""),
-    "fps": ("frame rate", "frames/s"),
-    "mouth_openness_r": ("mouth openness against the truth, r", ""),
-    "mouth_openness_best_lag": ("best lag of openness (positive: late)", "frames"),
-    "mouth_openness_best_lag_r": ("openness at the best lag, r", ""),
-    "mouth_openness_amplitude": ("amplitude of openness, film / truth", ""),
-    "mouth_openness_mean": ("mean openness (0 closed .. 1 widest)", ""),
-    "mouth_width_r": ("mouth width against the truth, r", ""),
-    "mouth_against_loudness_r": ("mouth against loudness (proxy), r", ""),
-    "mouth_against_loudness_best_lag": ("best lag against loudness (positive: late)", "frames"),
-    "mouth_against_loudness_best_lag_r": ("mouth against loudness at the best lag, r", ""),
-    "identity_error": ("identity error against the portrait", "standard deviations"),
-    "identity_drift": ("identity error, last 5 s / first 5 s", ""),
-    "head_speed": ("head speed", "degrees per frame at 30 fps"),
-    "head_speed_of_truth": ("head speed of the truth", "degrees per frame at 30 fps"),
-    "pose_difference": ("pose against the truth, rms", "degrees"),
-    "sharpness": ("sharpness (mean gradient)", "0..1 per pixel"),
-    "join_jump": ("jump at clip joins", "0..1"),
-    "inside_jump": ("jump inside clips", "0..1"),
-    "join_ratio": ("jump at joins / inside", ""),
-}
-"""What the numbers of `evaluate_film` are, and their units."""
-
-
-def format_report(result: Mapping[str, Any]) -> str:
-    """Write a measurement for people.
-
-    Args:
-        result: what `evaluate_film` gave.
-
-    Returns:
-        One line a figure, and the sentence that says what the figures are worth.
-    """
-    lines = []
-    width = max(len(label) for label, _ in FIGURES.values())
-    for name, (label, unit) in FIGURES.items():
-        if name in result:
-            value = result[name]
-            text = "undefined" if value is None else f"{value:.3f}".rstrip("0").rstrip(".")
-            lines.append(f"{label:<{width}}  {text} {unit}".rstrip())
-    lines.append(f"({result['figures']})")
-    return "\n".join(lines)
-
-
-def read_truth(path: Path) -> Truth:
-    """Read the truth of a puppet film.
-
-    Args:
-        path: truth.json as `emo puppet --truth` writes it.
-
-    Returns:
-        The truth.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is not such a file.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"truth {path} does not exist; `emo puppet --truth` writes one")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        rows = data["frames"]
-        mouth = torch.tensor([[row["open"], row["width"]] for row in rows]).float()
-        pose = torch.tensor([[row["yaw"], row["pitch"], row["roll"]] for row in rows]).float()
-        fps = Fraction(str(data["fps"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"truth {path} must be JSON with fps and frames of open, width, yaw, pitch, roll, got "
-            f"something else ({error}); `emo puppet --truth` writes one"
-        ) from error
-    if len(mouth) == 0 or fps <= 0:
-        raise ValueError(f"truth {path} must have at least one frame and a positive fps")
-    return Truth(fps, mouth, pose)
 
 
 def evaluate_file(

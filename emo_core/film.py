@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .audio import AudioEncoder, encode_sound, num_frames, to_mono_16k
+from .audio import AudioEncoder, encode_sound
 from .clips import ClipNoise, Noise, StreamNoise
 from .config import EMOConfig
 from .face import CENTRED_PRIOR, Box, region_mask
@@ -16,6 +16,7 @@ from .generate import Film, HandOver
 from .hand_over import Greyed, PixelHandOver
 from .subject import Subject
 from .vae import AutoencoderKL
+from .waveform import num_frames, to_mono_16k
 from .weights import Checkpoint
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .audio import SAMPLE_RATE, AudioEncoder, Resample
+from .audio import AudioEncoder, Resample
+from .waveform import SAMPLE_RATE
 
 NUM_BANDS = 64
 _FFT, _SPAN, _HOP = 512, 400, 160

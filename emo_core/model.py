@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .attention import Build
-from .audio import AudioProjection, HalloAudioProjection
+from .audio_tokens import AudioProjection, HalloAudioProjection
 from .conditions import Clip, Conditions
 from .config import EMOConfig
 from .denoiser import Denoiser

@@ -12,8 +12,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from .audio import SAMPLE_RATE, to_mono_16k
 from .speed import FASTEST_ASKED, smooth
+from .waveform import SAMPLE_RATE, to_mono_16k
 
 SLOWEST, FASTEST = 0.1, 1.2
 """Degrees per frame at 30 fps, in silence and in the loudest, most accented sound."""

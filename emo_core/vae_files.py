@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .vae import METADATA_KEY, AutoencoderKL, VAEConfig
+from .vae import METADATA_KEY, AutoencoderKL
+from .vae_config import VAEConfig
 from .weight_files import WeightFile, kind_of, open_weights
 
 _PREFIXES = ("first_stage_model.", "vae.")

@@ -23,7 +23,8 @@ from .audio_encoder import AudioEncoderConfig, build_audio_encoder
 from .config import EMOConfig
 from .hallo_files import ORIGIN, Variant, as_checkpoint, is_hallo, with_variant
 from .model import EMO
-from .vae import AutoencoderKL, VAEConfig
+from .vae import AutoencoderKL
+from .vae_config import VAEConfig
 from .weight_files import EMO_KIND, WeightFile, kind_of, open_weights
 from .weight_writer import appearing
 

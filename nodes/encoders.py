@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..emo_core.audio import ROW_RATE, SAMPLE_RATE, AudioEncoder, AudioFeatures, Resample, rows_at
+from ..emo_core.audio import ROW_RATE, AudioEncoder, AudioFeatures, Resample, rows_at
+from ..emo_core.waveform import SAMPLE_RATE
 from .waveform import Sound
 
 _ROW_STRIDE, _ROW_SPAN = SAMPLE_RATE // ROW_RATE, 400

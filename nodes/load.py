@@ -20,7 +20,7 @@ from ..emo_core.clip_keys import file_digest
 from ..emo_core.config import EMOConfig
 from ..emo_core.hallo_files import ORIGIN
 from ..emo_core.model import Conditioner
-from ..emo_core.vae import VAEConfig
+from ..emo_core.vae_config import VAEConfig
 from ..emo_core.weight_files import WeightFile
 from ..emo_core.weights import (
     audio_encoder_config,

@@ -6,7 +6,7 @@ import logging
 import math
 from typing import Any
 
-from ..emo_core.audio import num_frames
+from ..emo_core.waveform import num_frames
 from .compat import Schema, io
 from .encoders import read_layers
 from .hearing import (

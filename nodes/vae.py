@@ -10,7 +10,7 @@ import comfy.sd
 import torch
 from torch import Tensor, nn
 
-from ..emo_core.vae import VAEConfig
+from ..emo_core.vae_config import VAEConfig
 
 _HOST_GROUPS = 32
 """Groups of every GroupNorm in the host's VAE."""

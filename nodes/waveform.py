@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..emo_core.audio import to_mono_16k, trim
+from ..emo_core.waveform import to_mono_16k, trim
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from emo_core.config import AudioConfig, EMOConfig, LocatorConfig, hallo
 from emo_core.model import EMO
-from emo_core.vae import AutoencoderKL, VAEConfig
+from emo_core.vae import AutoencoderKL
+from emo_core.vae_config import VAEConfig
 from emo_core.vae_files import open_vae
 from emo_core.wav2vec import Wav2Vec2Encoder, load_wav2vec2
 

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..audio import SAMPLE_RATE, num_frames, to_mono_16k
 from ..sound_files import read_sound
 from ..video import FILM_SUFFIXES, VideoWriter
+from ..waveform import SAMPLE_RATE, num_frames, to_mono_16k
 from .acting import FRAME_RATE, act, drivers, truth
 from .phones import Phone, mouth_track, parse_phones
 from .puppets import face_boxes, make_identity, portrait_controls, render

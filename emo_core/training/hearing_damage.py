@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..audio import SAMPLE_RATE
+from ..waveform import SAMPLE_RATE
 
 _CURVE_POINTS = 10  # knots of a random equaliser, 0 to 8 kHz
 

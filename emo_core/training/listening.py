@@ -19,10 +19,11 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..audio import SAMPLE_RATE, AudioEncoder, encode_sound, num_frames
+from ..audio import AudioEncoder, encode_sound
 from ..audio_encoder import AudioEncoderConfig, build_audio_encoder
 from ..logmel import LogMelEncoder, log_mel
 from ..measurements import pearson
+from ..waveform import SAMPLE_RATE, num_frames
 from .acting import FRAME_RATE
 from .hearing_damage import warp_bands
 from .listening_data import STRIDE, TARGETS, draw_batch, join_stream

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..audio import ROW_RATE, SAMPLE_RATE
+from ..audio import ROW_RATE
+from ..waveform import SAMPLE_RATE
 from .acting import drivers
 from .hearing_damage import Damage, damage_sound
 from .phones import mouth_track, phone_track

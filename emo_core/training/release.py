@@ -13,7 +13,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..audio import SAMPLE_RATE, num_frames
 from ..clips import plan_clips
 from ..config import tiny
 from ..face import CENTRED_PRIOR, WHOLE_PICTURE, Box, expand_box
@@ -23,6 +22,7 @@ from ..model import EMO
 from ..sampling import Guidance, make_sampler
 from ..speed import speed_curve
 from ..vae import load_vae
+from ..waveform import SAMPLE_RATE, num_frames
 from ..weights import Checkpoint, find_checkpoint, load_model, save_checkpoint
 from .bench import Bench
 from .journal import Journal, Origin

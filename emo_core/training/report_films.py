@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..audio import SAMPLE_RATE
+from ..waveform import SAMPLE_RATE
 from .bench import EVERYTHING
 from .truth_films import TruthFilm, long_utterance, make_film
 from .voices import Utterance

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..audio import SAMPLE_RATE
+from ..waveform import SAMPLE_RATE
 
 Array = NDArray[np.float64]
 

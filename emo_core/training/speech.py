@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..audio import SAMPLE_RATE
+from ..waveform import SAMPLE_RATE
 from .phones import PAUSE, Phone
 from .texts import SYLLABLES, TEST_SENTENCES, training_text
 from .voices import (

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from ..audio_encoder import tiny_logmel
 from ..config import tiny
 from ..model import EMO
-from ..vae import AutoencoderKL, VAEConfig, load_vae, save_vae
+from ..vae import AutoencoderKL, load_vae, save_vae
+from ..vae_config import VAEConfig
 from . import fast_norm
 from .dataset import FilmPieces, PuppetFilms
 from .fast_layers import channels_last, operations

@@ -9,8 +9,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from ..audio import SAMPLE_RATE
-from ..evaluation import Truth
+from ..truth import Truth
+from ..waveform import SAMPLE_RATE
 from .acting import FRAME_RATE, Drivers, act, drivers
 from .identities import Identity, make_identity
 from .phones import mouth_track

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..audio import SAMPLE_RATE
+from ..waveform import SAMPLE_RATE
 from .phones import PAUSE, VOWELS, Phone, parse_phones
 
 ACCENTS: tuple[str, ...] = (

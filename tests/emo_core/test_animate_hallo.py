@@ -40,7 +40,8 @@ from emo_core.face_masks import _LIPS_478
 from emo_core.generate import Film
 from emo_core.hallo_files import with_variant
 from emo_core.subject import cropped_subject, read_numbers, stretched_subject
-from emo_core.vae import AutoencoderKL, VAEConfig
+from emo_core.vae import AutoencoderKL
+from emo_core.vae_config import VAEConfig
 from emo_core.video import read_video
 from emo_core.weights import Checkpoint
 

@@ -11,19 +11,15 @@ from torch import Tensor
 from emo_core.attention import Build
 from emo_core.audio import (
     AudioEncoder,
-    AudioProjection,
-    HalloAudioProjection,
     encode_sound,
     encode_windows,
-    num_frames,
     rows_at,
     stretch_rows,
-    to_mono_16k,
-    trim,
-    window_features,
 )
 from emo_core.audio_encoder import AudioEncoderConfig, build_audio_encoder
+from emo_core.audio_tokens import AudioProjection, HalloAudioProjection, window_features
 from emo_core.config import hallo, tiny
+from emo_core.waveform import num_frames, to_mono_16k, trim
 
 WAV2VEC = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16,

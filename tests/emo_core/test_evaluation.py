@@ -9,15 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from emo_core.evaluation import (
-    FIGURES,
-    PROXY_FIGURES,
-    PUPPET_FIGURES,
-    Truth,
-    evaluate_film,
-    format_report,
-    read_truth,
-)
+from emo_core.evaluation import evaluate_film
+from emo_core.figures import FIGURES, PROXY_FIGURES, PUPPET_FIGURES, format_report
+from emo_core.truth import Truth, read_truth
 
 
 @dataclass

@@ -30,7 +30,8 @@ from published_hallo import (
 from torch import Tensor
 
 from emo_core import transformer
-from emo_core.audio import encode_sound, num_frames, window_features
+from emo_core.audio import encode_sound
+from emo_core.audio_tokens import window_features
 from emo_core.clips import StreamNoise, plan_clips
 from emo_core.conditions import CONDITIONS, Audience
 from emo_core.config import EMOConfig
@@ -46,6 +47,7 @@ from emo_core.hand_over import PixelHandOver
 from emo_core.model import EMO, ClipInputs
 from emo_core.pictures import stretch_portrait
 from emo_core.sampling import Guidance, alphas_cumprod, make_sampler
+from emo_core.waveform import num_frames
 
 THEIRS = published()
 BRANCHES = (frozenset[str](), CONDITIONS)

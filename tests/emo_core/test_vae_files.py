@@ -9,7 +9,8 @@ import torch
 from published_hallo import draw, write_vae
 from safetensors.torch import load_file, save_file
 
-from emo_core.vae import VAEConfig, save_vae
+from emo_core.vae import save_vae
+from emo_core.vae_config import VAEConfig
 from emo_core.vae_files import open_vae
 
 

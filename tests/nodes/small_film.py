@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from emo_core.audio_encoder import AudioEncoderConfig, build_audio_encoder
 from emo_core.config import EMOConfig
 from emo_core.model import EMO
-from emo_core.vae import AutoencoderKL, VAEConfig
+from emo_core.vae import AutoencoderKL
+from emo_core.vae_config import VAEConfig
 from emo_core.weights import save_checkpoint
 
 VAE = VAEConfig(32, (1, 1, 1, 1), 1, 4, 3, 3, 1.0, True, 4)

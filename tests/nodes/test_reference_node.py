@@ -10,7 +10,8 @@ import torch
 from small_film import LATENT, Small, open_small, portrait, save_model
 
 from emo_core.pictures import fit_portrait
-from emo_core.vae import AutoencoderKL, VAEConfig
+from emo_core.vae import AutoencoderKL
+from emo_core.vae_config import VAEConfig
 from emo_core.weights import load_model
 
 

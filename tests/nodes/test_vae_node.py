@@ -12,7 +12,8 @@ import torch
 from small_film import CLIP, VAE, Small, draw, ksample, open_small, save_model
 from torch.nn.functional import interpolate
 
-from emo_core.vae import AutoencoderKL, VAEConfig
+from emo_core.vae import AutoencoderKL
+from emo_core.vae_config import VAEConfig
 from emo_core.weights import load_model
 
 

@@ -13,7 +13,8 @@ from emo_core.training.stages import (
     fold_latent_statistics,
     write_png,
 )
-from emo_core.vae import AutoencoderKL, VAEConfig
+from emo_core.vae import AutoencoderKL
+from emo_core.vae_config import VAEConfig
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from emo_core.training.listening import ListeningPlan, save_listening
 from emo_core.training.origins import digest, digests, origin_header, read_origin
 from emo_core.training.utterance_files import save_utterances
 from emo_core.training.voices import Utterance
-from emo_core.vae import AutoencoderKL, VAEConfig, save_vae
+from emo_core.vae import AutoencoderKL, save_vae
+from emo_core.vae_config import VAEConfig
 from emo_core.weights import load_model
 
 
