@@ -13,14 +13,18 @@ from torch import Tensor
 
 from .animate_request import AnimateRequest, check_request
 from .clip_keys import FilmConstants, file_digest, film_key
-from .clips import ClipPlan, Noise, num_clips, plan_clips
+from .clips import ClipPlan, Noise
 from .complete import complete
 from .devices import dtype_for, find_device
+from .existing import existing_film, region_of_latents
 from .film import Material, decode, film_from, film_noise, hand_over, own_vae
 from .generate import Film, HandOver, generate
+from .given import Given
 from .hand_over import Greyed
+from .joins import plan_joins
 from .kept import KeptClips, open_store, tracks_of
-from .pictures import read_picture
+from .lock import locked
+from .pictures import portrait_square, read_picture
 from .rhythm import speed_from_sound
 from .sampling import Guidance, make_sampler
 from .sound_files import read_sound
@@ -115,20 +119,24 @@ def animate(request: AnimateRequest, progress: Progress | None = None) -> Animat
     material = Material(
         subject.picture, waveform, rate, subject.box, speed, request.seed, subject, face
     )
-    report = _report(request, checkpoint, count)
-    logger.info(
-        "%d frames (%.2f s at %d fps) in %d clips of %d steps",
-        report.frames, report.frames / report.fps, report.fps, report.clips, report.steps,
-    )  # fmt: skip
-    meter = _Meter(report, progress)
     with torch.inference_mode():
         film = film_from(checkpoint, material)
+        if request.film is not None:
+            film = replace(film, given=_given(request, checkpoint, film, picture, count))
+        plans = list(plan_joins(request.joins, count, config.temporal, film.levels))
+        report = _report(request, checkpoint, count, len(plans))
+        logger.info(
+            "%d frames (%.2f s at %d fps) in %d clips of %d steps",
+            report.frames, report.frames / report.fps, report.fps, report.clips, report.steps,
+        )  # fmt: skip
+        meter = _Meter(report, progress)
         noise = film_noise(config, request.seed, request.reproduce)
-        picture = subject.picture.to(film.portrait)[None] * 2 - 1
-        onward = hand_over(checkpoint, Greyed(picture, film.region, noise))
+        square = subject.picture.to(film.portrait)[None] * 2 - 1
+        onward = hand_over(checkpoint, Greyed(square, film.region, noise))
         kept = _kept(request, checkpoint, film, report, meter)
-        latents = _latents(request, checkpoint, (film, onward, noise), report, meter, kept)
-        _write(request, checkpoint, material, latents, report)
+        parts = (film, plans, onward, noise)
+        latents = _latents(request, checkpoint, parts, report, meter, kept)
+        _write(request, checkpoint, material, (plans, latents), report)
     return report if kept is None else replace(report, reused=kept.found)
 
 
@@ -166,16 +174,38 @@ def _say_what_is_missing(request: AnimateRequest, checkpoint: Checkpoint) -> Non
         )
 
 
-def _report(request: AnimateRequest, checkpoint: Checkpoint, count: int) -> AnimateReport:
+def _given(
+    request: AnimateRequest, checkpoint: Checkpoint, film: Film, portrait: Tensor, count: int
+) -> Given:
+    """The existing film that is voiced anew."""
+    assert request.film is not None
+    config, vae = checkpoint.config, own_vae(checkpoint)
+    face = request.face_box
+    height, width = portrait.shape[-2:]
+    if request.landmarks is not None:
+        face, _ = landmark_boxes(request.landmarks, height, width)
+    latents = existing_film(
+        request.film, count, config.frame_rate, config.picture_size,
+        (portrait_square(width, height, face), width, height),
+        lambda pictures: vae.encode(pictures.to(film.portrait)),
+    )  # fmt: skip
+    mask = None
+    if request.only_region:
+        mask = region_of_latents(film.region, *latents.shape[-2:]).to(latents)
+    return Given(latents, mask, request.denoise)
+
+
+def _report(
+    request: AnimateRequest, checkpoint: Checkpoint, count: int, clips: int
+) -> AnimateReport:
     config = checkpoint.config
-    length = config.temporal.num_frames
     sampling = config.sampling
     return AnimateReport(
         output=str(request.output),
         frames=count,
         fps=config.frame_rate,
-        clips=num_clips(count, length),
-        clip_length=length,
+        clips=clips,
+        clip_length=config.temporal.num_frames,
         seed=request.seed,
         model=config.name,
         steps=sampling.num_inference_steps if request.steps is None else request.steps,
@@ -197,18 +227,21 @@ def _write(
     request: AnimateRequest,
     checkpoint: Checkpoint,
     material: Material,
-    clips: Iterator[Tensor],
+    clips: tuple[list[ClipPlan], Iterator[Tensor]],
     report: AnimateReport,
 ) -> None:
     """Decode clip after clip as it is sampled, and write it at once."""
     size, vae = checkpoint.config.picture_size, own_vae(checkpoint)
+    plans, made = clips
     notes = {
         "software": "EMO Portrait", "model": report.model, "clip_length": report.clip_length,
         "seed": report.seed, "steps": report.steps, "cfg": report.cfg, "speed": request.speed,
     }  # fmt: skip
+    if request.joins != "plain":
+        notes["clip_starts"] = [plan.first for plan in plans]
     sound = (material.waveform, material.sample_rate)
     with VideoWriter(request.output, Fraction(report.fps), (size, size), sound, notes) as writer:
-        for latents in clips:
+        for latents in made:
             pictures = decode(vae, latents)
             writer.write((pictures * 255).floor() / 255 if request.reproduce else pictures)
 
@@ -258,7 +291,7 @@ def _kept(
             # Whether a file is Hallo's or Hallo2's is chosen, and no byte of it says so.
             "config": checkpoint.config.to_json(), "face": film.face, "masks": film.masks,
             "device": film.portrait.device.type, "torch": torch.__version__,
-            "diffusers": version("diffusers"),
+            "diffusers": version("diffusers"), "lock": request.lock, "denoise": request.denoise,
         },
     )  # fmt: skip
     return KeptClips(
@@ -277,7 +310,7 @@ def _way_on(request: AnimateRequest, checkpoint: Checkpoint) -> str:
 def _latents(
     request: AnimateRequest,
     checkpoint: Checkpoint,
-    film_parts: tuple[Film, HandOver | None, Noise],
+    film_parts: tuple[Film, list[ClipPlan], HandOver | None, Noise],
     report: AnimateReport,
     meter: _Meter,
     kept: KeptClips | None,
@@ -290,6 +323,6 @@ def _latents(
         request.solver,
         meter.on_step,
     )
-    plans = plan_clips(report.frames, report.clip_length)
-    film, onward, noise = film_parts
-    return generate(checkpoint.model, film, plans, sample_clip, onward, kept, noise)
+    film, plans, onward, noise = film_parts
+    sample = locked(sample_clip, film.portrait, request.lock)
+    return generate(checkpoint.model, film, plans, sample, onward, kept, noise)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from .face import Box
 from .hallo_files import VARIANTS, Variant
+from .joins import JoinKind, check_joins
+from .lock import check_lock
 from .sampling import SOLVERS, Solver, sampling_timesteps
 from .speed import parse_speed
 from .video import check_film_path
@@ -46,6 +48,11 @@ class AnimateRequest:
         face_embedding: file of the portrait's face embedding; None for zeros.
         clips: folder where sampled clips are kept, so that none is sampled twice; None for none.
         clips_limit: what that folder may take, in GB, above 0.
+        joins: "plain", "quiet" or "overlap"; see joins.plan_joins().
+        lock: "off", "weak" or "strong"; see lock.lock_colours().
+        film: an existing film of the person, to be voiced anew from its beginning; None for none.
+        denoise: how much of its pictures is made anew, above 0 up to 1.
+        only_region: whether what lies outside the face's region stays as it is in that film.
     """
 
     portrait: Path
@@ -71,6 +78,11 @@ class AnimateRequest:
     face_embedding: Path | None = None
     clips: Path | None = None
     clips_limit: float = 2.0
+    joins: JoinKind = "plain"
+    lock: str = "off"
+    film: Path | None = None
+    denoise: float = 1.0
+    only_region: bool = False
 
 
 def check_request(request: AnimateRequest) -> None:
@@ -115,4 +127,38 @@ def check_request(request: AnimateRequest) -> None:
         raise ValueError(
             f"clips limit must be above 0 GB, got {request.clips_limit:g}; --no-clips keeps nothing"
         )
+    check_joins(request.joins)
+    check_lock(request.lock)
+    if request.reproduce and (request.joins, request.lock) != ("plain", "off"):
+        raise ValueError(
+            "--reproduce does what Hallo's own program does, whose joins are plain; leave out "
+            "--joins and --lock"
+        )
+    _check_film(request)
     find_checkpoint(request.model)
+
+
+def _check_film(request: AnimateRequest) -> None:
+    """What cannot work with an existing film, or without one."""
+    if not 0 < request.denoise <= 1:
+        raise ValueError(f"denoise must be above 0 and up to 1, got {request.denoise:g}")
+    if request.film is None:
+        if request.denoise < 1 or request.only_region:
+            raise ValueError(
+                "--denoise and --only-region are for an existing film, and none was given; give "
+                "--film, or leave them out"
+            )
+        return
+    if request.denoise == 1 and not request.only_region:
+        raise ValueError(
+            "with --denoise 1 nothing of the film would stay; give less, such as 0.6, or "
+            "--only-region"
+        )
+    if request.reproduce:
+        raise ValueError("--reproduce does what Hallo's own program does, which has no --film")
+    both = request.output.exists() and request.film.exists()
+    if both and os.path.samefile(request.film, request.output):
+        raise ValueError(
+            f"the film would replace the film {request.film} that it is made from; choose another "
+            "name"
+        )

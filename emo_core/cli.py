@@ -195,10 +195,28 @@ def _add_animate(commands: Any) -> None:
     add("--device", default="auto", metavar="D",
         help="auto, cpu, cuda, cuda:1, mps (default auto: cuda where there is one, else cpu)")
     add_hallo_options(parser)
+    _add_joins(parser)
     _add_clips(parser)
     add("--json", action="store_true", help="report on stdout as JSON")
     add("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=_run_animate)  # fmt: skip
+
+
+def _add_joins(parser: argparse.ArgumentParser) -> None:
+    """How clips meet, and an existing film."""
+    add = parser.add_argument
+    add("--joins", choices=("plain", "quiet", "overlap"), default="plain",
+        help="where clips meet: at equal distances, where the sound is quietest, or over frames "
+        "that both share (default plain)")
+    add("--lock", choices=("off", "weak", "strong"), default="off",
+        help="hold the colours of every clip to the portrait's, against drift (default off)")
+    add("--film", type=Path, metavar="FILE",
+        help="an existing film of the person, to be voiced anew with --denoise, --only-region or "
+        "both; of the portrait's shape or square, and at least as long as the sound")
+    add("--denoise", type=float, default=1.0, metavar="X",
+        help="with --film: how much of its pictures is made anew, above 0 up to 1 (default 1)")
+    add("--only-region", action="store_true",
+        help="with --film: leave what lies outside the face box as it is")  # fmt: skip
 
 
 def _add_clips(parser: argparse.ArgumentParser) -> None:
@@ -224,7 +242,8 @@ def _run_animate(args: argparse.Namespace) -> int:
         seed=default_seed(args), steps=args.steps, cfg=args.cfg, audio_cfg=args.audio_cfg,
         solver=args.solver, speed=args.speed, face_box=args.face_box, start=args.start,
         duration=args.duration, device=args.device, clips=clips, clips_limit=args.clips_limit,
-        **hallo_options(args),
+        joins=args.joins, lock=args.lock, film=args.film, denoise=args.denoise,
+        only_region=args.only_region, **hallo_options(args),
     )  # fmt: skip
     began = time.monotonic()
     with _progress(args.quiet) as progress:

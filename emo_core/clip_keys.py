@@ -114,20 +114,34 @@ def clip_keys(
     """
     previous = None if motion is None else digest(motion)
     for plan in clips:
-        previous = clip_key(film, tracks, plan, previous)
-        yield previous
+        key = clip_key(film, tracks, plan, previous)
+        yield key
+        previous = handed_on(key, tracks, plan)
+
+
+def handed_on(key: str, tracks: FilmTracks, plan: ClipPlan) -> str:
+    """What the next clip's key holds of a clip: its key, and how many of its frames come before.
+
+    Args:
+        key: clip_key() of the clip.
+        tracks: what differs from clip to clip.
+        plan: which clip.
+    """
+    return key if plan.kept == tracks.clip_length else digest([key, plan.kept])
 
 
 def clip_key(film: str, tracks: FilmTracks, plan: ClipPlan, previous: str | None) -> str:
     """The key of one clip.
 
-    How many of its frames the film keeps is no part of it: clips are sampled at full length.
+    How many of its frames the film keeps is no part of it: clips are sampled at full length. The
+    next clip's key has it.
 
     Args:
         film: film_key() of the film's constants.
         tracks: what differs from clip to clip.
         plan: which clip.
-        previous: key of the clip before it, digest() of given motion frames, or None for neither.
+        previous: handed_on() of the clip before it, digest() of given motion frames, or None for
+            neither.
     """
     # The windows of neighbouring frames overlap; each frame in any of them is hashed once.
     length, around = tracks.clip_length, tracks.audio_window
@@ -147,6 +161,7 @@ def clip_key(film: str, tracks: FilmTracks, plan: ClipPlan, previous: str | None
             "audio": [tracks.audio_window, sound],
             "speed": [tracks.speed_window, speed],
             "frames": seen,
+            "shared": plan.shared,
         }
     )
 

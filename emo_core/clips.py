@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,11 +21,13 @@ class ClipPlan:
         first: index of its first frame in the film.
         kept: frames of it that belong to the film; the last clip is sampled at full length like
             every other and its surplus left out, so that no clip depends on what follows it.
+        shared: frames at its beginning that the clip before it was sampled with too.
     """
 
     index: int
     first: int
     kept: int
+    shared: int = 0
 
 
 def plan_clips(num_frames: int, clip_length: int) -> Iterator[ClipPlan]:
@@ -34,10 +36,19 @@ def plan_clips(num_frames: int, clip_length: int) -> Iterator[ClipPlan]:
     Raises:
         ValueError: if the film has no frame.
     """
-    if num_frames < 1:
-        raise ValueError(f"a film needs at least one frame, got {num_frames}")
+    check_num_frames(num_frames)
     for index, first in enumerate(range(0, num_frames, clip_length)):
         yield ClipPlan(index, first, min(clip_length, num_frames - first))
+
+
+def check_num_frames(num_frames: int) -> None:
+    """Say that a film without frames is none.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    if num_frames < 1:
+        raise ValueError(f"a film needs at least one frame, got {num_frames}")
 
 
 def num_clips(num_frames: int, clip_length: int) -> int:
@@ -121,6 +132,21 @@ class StreamNoise:
 
 
 Noise = ClipNoise | StreamNoise
+
+
+def shared_noise(draw: Callable[[int], Tensor], plan: ClipPlan) -> Tensor:
+    """A clip's noise (F, C, h, w); the frames that it shares begin with those of the clip before.
+
+    At most half of a clip's frames are shared, so that these are the other's own.
+
+    Args:
+        draw: a clip's own noise by its index.
+        plan: which clip.
+    """
+    if not plan.shared:
+        return draw(plan.index)
+    before = draw(plan.index - 1)[-plan.shared :]
+    return torch.cat([before, draw(plan.index)[plan.shared :]])
 
 
 def clip_noise(seed: int, index: int, shape: tuple[int, ...]) -> Tensor:

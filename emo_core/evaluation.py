@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
@@ -88,7 +88,7 @@ def evaluate_film(
     portrait: Tensor,
     sound: tuple[Tensor, int],
     truth: Truth | None = None,
-    clip_length: int | None = None,
+    clips: int | Sequence[int] | None = None,
     meters: Meters | None = None,
 ) -> dict[str, Any]:
     """Measure a film.
@@ -99,7 +99,7 @@ def evaluate_film(
         portrait: (3, H, W), the picture the film was made from, framed like the film.
         sound: waveform (C, T) or (T,) and samples per second.
         truth: what is true, for a film of a puppet whose truth is known.
-        clip_length: frames of a clip, for the jump at joins.
+        clips: frames of a clip, or the first frame of every clip, for the jump at joins.
         meters: what reads the film; by default that of the training package.
 
     Returns:
@@ -136,8 +136,8 @@ def evaluate_film(
         result |= _follow("mouth_against_loudness", read.mouth[:, 0], loudness)
     else:
         result |= _against_truth(read, truth.at(Fraction(fps), len(frames)), fps)
-    if clip_length:
-        jump = join_jump(frames, clip_length)
+    if clips:
+        jump = join_jump(frames, clips)
         result |= {"join_jump": jump.joins, "inside_jump": jump.inside, "join_ratio": jump.ratio}
     return {name: _plain(value) for name, value in result.items()}
 
@@ -176,7 +176,7 @@ def evaluate_file(
     """Measure a film in a file.
 
     Args:
-        video: a film PyAV reads; the clip length is taken from its metadata.
+        video: a film PyAV reads; where its clips meet is taken from its metadata.
         portrait: the picture it was made from; its middle is taken if the shapes differ.
         sound: its sound, or any film or sound PyAV reads.
         truth: truth.json of a puppet film.
@@ -193,17 +193,18 @@ def evaluate_file(
     frames, fps, metadata = files.read_video(video)
     frames = torch.as_tensor(frames).permute(0, 3, 1, 2)
     picture = _read_portrait(portrait, frames.shape[-2], frames.shape[-1])
-    clip_length = _clip_length(metadata)
-    return evaluate_film(
-        frames, Fraction(fps), picture, files.read_sound(sound), known, clip_length
-    )
+    clips = _clips(metadata)
+    return evaluate_film(frames, Fraction(fps), picture, files.read_sound(sound), known, clips)
 
 
-def _clip_length(metadata: Mapping[str, Any]) -> int | None:
-    """Find the clip length that `emo animate` wrote, plain or as JSON in the comment."""
+def _clips(metadata: Mapping[str, Any]) -> int | list[int] | None:
+    """Find the clips that `emo animate` wrote down, plain or as JSON in the comment."""
     notes: dict[str, Any] = dict(metadata)
     with contextlib.suppress(ValueError, TypeError):  # a comment of somebody else
         notes |= json.loads(str(metadata.get("comment", "{}")))
+    starts = notes.get("clip_starts")
+    if isinstance(starts, list) and all(isinstance(start, int) for start in starts):
+        return starts
     value = str(notes.get("clip_length", ""))
     return int(value) if value.isdigit() and int(value) > 0 else None
 

@@ -14,6 +14,7 @@ from .face import CENTRED_PRIOR, Box, region_mask
 from .face_masks import lip_box, mask_levels, region_masks
 from .generate import Film, HandOver
 from .hand_over import Greyed, PixelHandOver
+from .joins import sound_levels
 from .subject import Subject
 from .vae import AutoencoderKL
 from .waveform import num_frames, to_mono_16k
@@ -72,6 +73,7 @@ def film_from(checkpoint: Checkpoint, material: Material) -> Film:
         seed=material.seed,
         face=None if material.face is None else material.face.flatten()[None].to(picture),
         masks=_masks(config, box, material.subject),
+        levels=sound_levels(material.waveform, material.sample_rate, count, config.frame_rate),
     )
 
 

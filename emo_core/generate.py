@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from .audio_tokens import window_features
-from .clips import ClipNoise, ClipPlan, Noise
+from .clips import ClipNoise, ClipPlan, Noise, shared_noise
 from .conditions import Conditions
+from .given import Given
+from .joins import clip_given
 from .model import ClipInputs, Conditioner
 from .reference import Bank
 from .sampling import SampleClip
@@ -37,6 +39,8 @@ class Film:
         seed: of the noise.
         face: (1, face_embedding_width), face embedding; None for zeros, the face of nobody (Hallo).
         masks: of each resolution level (3, h, w), from face_masks.mask_levels() (Hallo).
+        given: an existing film's latents (1, F, C, h, w), to be voiced anew; None for a new film.
+        levels: (F,), joins.sound_levels(); None where nobody said how loud the sound is.
     """
 
     portrait: Tensor
@@ -47,6 +51,8 @@ class Film:
     seed: int = 0
     face: Tensor | None = None
     masks: tuple[Tensor, ...] = ()
+    given: Given | None = None
+    levels: Tensor | None = None
 
 
 class Kept(Protocol):
@@ -76,9 +82,10 @@ def generate(
     Args:
         model: the networks that make conditions.
         film: what it is made from.
-        clips: which clips, in order and without a gap.
-        sample_clip: takes a clip's conditions, its noise (1, F, C, h, w) and its plan to its clean
-            latents (1, F, C, h, w); sampling.make_sampler() makes one.
+        clips: which clips, in order and without a gap; each but the last keeps at least as many
+            frames as motion frames are handed on. joins.plan_joins() makes them.
+        sample_clip: takes a clip's conditions, its noise (1, F, C, h, w), its plan and what is
+            given of it to its clean latents (1, F, C, h, w); sampling.make_sampler() makes one.
         hand_over: what happens to a clip's last latents (1, n, C, h, w) before the next clip sees
             them; None hands them on as they are.
         kept: clips that need not be sampled again, and where sampled ones are put before they are
@@ -89,9 +96,9 @@ def generate(
         (kept, C, h, w), the frames of each clip that belong to the film.
     """
     config = model.config.temporal
-    noise = noise or ClipNoise(film.seed)
+    source = noise or ClipNoise(film.seed)
     portrait: Bank | None = None
-    last = film.motion
+    last, surplus = film.motion, None
     shape = (config.num_frames, *film.portrait.shape[1:])
     for plan in clips:
         latents = None if kept is None else kept.get(plan)
@@ -101,16 +108,19 @@ def generate(
                 portrait = model.encode_portrait(film.portrait, film.face)
             if hand_over is not None:
                 last = hand_over(last, plan)
-            start = noise.latents(plan.index, shape).to(film.portrait)
+            start = shared_noise(lambda index: source.latents(index, shape), plan)
+            given = clip_given(film.given, plan, config.num_frames, surplus)
             # No name keeps a clip's conditions: they are gone before the next clip's are made.
             latents = sample_clip(
-                clip_conditions(model, film, plan, portrait, last), start[None], plan
-            )[0]
+                clip_conditions(model, film, plan, portrait, last),
+                start.to(film.portrait)[None], plan, *(() if given is None else (given,)),
+            )[0]  # fmt: skip
             if kept is not None:
                 kept.put(plan, latents)
         latents = latents.to(film.portrait.device)
         yield latents[: plan.kept]
-        last = latents[None, -config.num_motion_frames :]
+        last = latents[None, max(0, plan.kept - config.num_motion_frames) : plan.kept]
+        surplus = latents[plan.kept :]
 
 
 def clip_conditions(

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .clip_keys import FilmTracks, clip_key, digest
+from .clip_keys import FilmTracks, clip_key, digest, handed_on
 from .clips import ClipPlan
 from .config import EMOConfig
 from .generate import Film
@@ -58,6 +58,11 @@ def tracks_of(film: Film, config: EMOConfig, seed: int | None = None) -> FilmTra
         seed: of its noise; None for the film's own.
     """
     speed = None if config.speed is None else film.speed
+    frames = {}
+    if film.given is not None:
+        frames["given"] = film.given.latents[0]
+        if film.given.mask is not None:
+            frames["mask"] = film.given.mask[0]
     return FilmTracks(
         audio=film.audio,
         audio_window=config.audio.window,
@@ -65,6 +70,7 @@ def tracks_of(film: Film, config: EMOConfig, seed: int | None = None) -> FilmTra
         seed=film.seed if seed is None else seed,
         speed=speed,
         speed_window=0 if config.speed is None else config.speed.window,
+        frames=frames,
     )
 
 
@@ -93,7 +99,8 @@ class KeptClips:
     ) -> None:
         self.found = self.made = 0
         self._store, self._film, self._tracks = store, film, tracks
-        self._key = None if motion is None else digest(motion)
+        self._key: str | None = None
+        self._before = None if motion is None else digest(motion)
         self._on_found = on_found
         self._writable = True
 
@@ -102,7 +109,8 @@ class KeptClips:
 
         Clips are asked for once, in order and without a gap: each key holds the one before.
         """
-        self._key = clip_key(self._film, self._tracks, plan, self._key)
+        self._key = clip_key(self._film, self._tracks, plan, self._before)
+        self._before = handed_on(self._key, self._tracks, plan)
         latents = self._store.get(self._key)
         if latents is None:
             self.made += 1

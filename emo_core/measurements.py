@@ -7,6 +7,7 @@ film (EMO, "Speed Layers"), from pose smoothed by a box of 5 frames.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 from typing import NamedTuple
@@ -126,12 +127,12 @@ def _axis(angle: Tensor, axis: int) -> Tensor:
     return turn
 
 
-def join_jump(frames: Tensor, clip_length: int) -> JoinJump:
+def join_jump(frames: Tensor, clips: int | Sequence[int]) -> JoinJump:
     """Compare the picture's jumps where clips meet with those inside clips.
 
     Args:
         frames: (F, 3, H, W), float 0..1 or uint8.
-        clip_length: frames of a clip.
+        clips: frames of a clip, or the first frame of every clip.
 
     Returns:
         The mean jump at joins, inside, and their ratio.
@@ -141,7 +142,11 @@ def join_jump(frames: Tensor, clip_length: int) -> JoinJump:
     jumps = torch.stack(
         [(_unit(b) - _unit(a)).abs().mean() for a, b in pairwise(frames)]
     )
-    at_join = (torch.arange(1, len(frames)) % clip_length) == 0
+    numbers = torch.arange(1, len(frames))
+    if isinstance(clips, int):
+        at_join = numbers % clips == 0
+    else:
+        at_join = torch.isin(numbers, torch.tensor(list(clips), dtype=numbers.dtype))
     joins = float(jumps[at_join].mean()) if at_join.any() else math.nan
     inside = float(jumps[~at_join].mean()) if (~at_join).any() else math.nan
     return JoinJump(joins, inside, joins / inside if inside > 1e-9 else math.nan)

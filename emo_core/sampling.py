@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -18,11 +18,26 @@ from .clips import ClipPlan
 from .conditions import CONDITIONS, Audience, Clip, Conditions
 from .config import SamplingConfig
 from .denoiser import Denoiser
+from .given import Given
 
 NUM_TIMESTEPS = 1000
 
-SampleClip = Callable[[Conditions, Tensor, ClipPlan], Tensor]
-"""Takes a clip's conditions, its noise (1, F, C, h, w) and its plan to clean latents."""
+
+class SampleClip(Protocol):
+    """Samples a clip; make_sampler() makes one."""
+
+    def __call__(
+        self, conditions: Conditions, noise: Tensor, plan: ClipPlan, given: Given | None = None, /
+    ) -> Tensor:
+        """Take a clip's conditions and noise (1, F, C, h, w) to clean latents.
+
+        Args:
+            conditions: what drives it.
+            noise: where sampling begins.
+            plan: which clip.
+            given: latents that are there already; left out where there are none.
+        """
+        ...
 
 
 def alphas_cumprod(schedule: str) -> Tensor:
@@ -63,6 +78,26 @@ def sampling_timesteps(num_inference_steps: int) -> list[int]:
         raise ValueError(f"steps must be 1 to {NUM_TIMESTEPS}, got {num_inference_steps}")
     stride = NUM_TIMESTEPS / num_inference_steps
     return [NUM_TIMESTEPS - 1 - int(step * stride) for step in range(num_inference_steps)]
+
+
+def last_timesteps(num_inference_steps: int, denoise: float) -> list[int]:
+    """As many timesteps over the last part of the schedule, as ComfyUI's `denoise` has them.
+
+    A run of steps / denoise steps is planned, and its last ones are taken; the finest plan has a
+    step at each timestep. 0 has none.
+
+    Raises:
+        ValueError: unless denoise is 0 to 1, or for a bad number of steps.
+    """
+    whole = sampling_timesteps(num_inference_steps)
+    if not 0 <= denoise <= 1:
+        raise ValueError(f"denoise must be 0 (nothing is made) to 1 (everything), got {denoise:g}")
+    if denoise == 0:
+        return []
+    if denoise == 1:
+        return whole
+    planned = min(NUM_TIMESTEPS, int(num_inference_steps / denoise))
+    return sampling_timesteps(planned)[-num_inference_steps:]
 
 
 @dataclass(frozen=True)
@@ -144,20 +179,33 @@ def make_sampler(
     Raises:
         ValueError: for an unknown solver or a bad number of steps.
     """
-    timesteps = sampling_timesteps(num_inference_steps)
+    sampling_timesteps(num_inference_steps)
     if solver not in SOLVERS:
         raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
 
-    def sample(conditions: Conditions, noise: Tensor, _: ClipPlan) -> Tensor:
+    def sample(
+        conditions: Conditions, noise: Tensor, _: ClipPlan, given: Given | None = None, /
+    ) -> Tensor:
+        config = denoiser.config.sampling
+        denoise = 1.0 if given is None else given.denoise
+        timesteps = last_timesteps(num_inference_steps, denoise)
+        if given is not None and not timesteps:
+            return given.latents
         clip = denoiser.prepare(conditions)
-        scheduler = _scheduler(denoiser.config.sampling, timesteps, solver)
+        scheduler, left = _scheduler(config, timesteps, solver), alphas_cumprod(config.schedule)
         latents = noise
+        if given is not None and denoise < 1:
+            latents = given.noised(noise, left[timesteps[0]])
         for done, timestep in enumerate(timesteps, start=1):
+            if given is not None:
+                latents = given.hold(latents, noise, left[timestep])
             prediction = predict(denoiser, latents, timestep, clip, guidance)
+            if given is not None:
+                prediction = given.lead(prediction, latents, left[timestep], config.prediction)
             latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
             if on_step is not None:
                 on_step(done, latents)
-        return latents
+        return latents if given is None else given.settle(latents)
 
     return sample
 

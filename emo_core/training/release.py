@@ -17,7 +17,7 @@ from ..clips import plan_clips
 from ..config import tiny
 from ..face import CENTRED_PRIOR, WHOLE_PICTURE, Box, expand_box
 from ..film import Material, decode, film_from, hand_over, own_vae
-from ..generate import generate
+from ..generate import Film, generate
 from ..model import EMO
 from ..sampling import Guidance, make_sampler
 from ..speed import speed_curve
@@ -110,7 +110,7 @@ class PuppetAnimator:
         self.checkpoint, self.meter = checkpoint, meter
         self._vae = own_vae(checkpoint)
         sampling = checkpoint.config.sampling
-        self._sample = make_sampler(
+        self.sample = make_sampler(
             checkpoint.model.denoising_unet,
             sampling.num_inference_steps,
             Guidance(sampling.guidance_scale),
@@ -127,17 +127,29 @@ class PuppetAnimator:
         seed: int = 0,
     ) -> Tensor:
         """Make a film; see bench.Animate."""
+        film = self.film(portrait, waveform, speed, region_scale, prior, seed)
+        plans = plan_clips(len(film.audio), self.checkpoint.config.temporal.num_frames)
+        clips = generate(
+            self.checkpoint.model, film, plans, self.sample, hand_over(self.checkpoint)
+        )
+        return torch.cat([decode(self._vae, latents) for latents in clips])
+
+    def film(
+        self,
+        portrait: Tensor,
+        waveform: Tensor,
+        speed: float | None = None,
+        region_scale: float = 1.0,
+        prior: bool = False,
+        seed: int = 0,
+    ) -> Film:
+        """Everything that a film is made from; see bench.Animate."""
         config = self.checkpoint.config
         count = num_frames(len(waveform), SAMPLE_RATE, config.frame_rate)
         box = CENTRED_PRIOR if prior else self._box(portrait, region_scale)
         speeds = None if speed is None else speed_curve(speed, count, config.frame_rate)
         material = Material(portrait, waveform, SAMPLE_RATE, box, speeds, seed)
-        film = film_from(self.checkpoint, material)
-        plans = plan_clips(count, config.temporal.num_frames)
-        clips = generate(
-            self.checkpoint.model, film, plans, self._sample, hand_over(self.checkpoint)
-        )
-        return torch.cat([decode(self._vae, latents) for latents in clips])
+        return film_from(self.checkpoint, material)
 
     @torch.inference_mode()
     def round_trip(self, frames: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ speed      stage 3: temporal modules and speed layers
 decoder    the autoencoder's decoder alone, for sharper pictures
 pack       everything into one checkpoint
 report     the behaviour table of a checkpoint
+joins      how clips may meet, measured with a checkpoint
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     "decoder": run.train_vae,
     "pack": run.pack_checkpoint,
     "report": run.report,
+    "joins": run.measure_joins,
 }
 
 
@@ -57,12 +59,14 @@ def add_train(subparsers: Any) -> None:
         metavar="DIR",
         help="folder of everything the stages make (default: emo-work)",
     )
-    parser.add_argument("--minutes", type=float, help="minutes of training, resumptions included")
+    parser.add_argument("--minutes", type=float, help="minutes of training, resumptions included; "
+                        "joins: of each film (1)")
     parser.add_argument("--steps", type=int, help="steps of training, resumptions included")
     parser.add_argument(
         "--count",
         type=int,
-        help="voices: utterances (2600); films: puppets (2600); report: films (24)",
+        help="voices: utterances (2600); films: puppets (2600); report: films (24); joins: films "
+        "of each option (4)",
     )
     parser.add_argument("--first", type=int, default=0, help="films: seed of the first puppet")
     parser.add_argument(
@@ -74,9 +78,12 @@ def add_train(subparsers: Any) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     parser.add_argument(
-        "-o", "--output", type=Path, help="pack: the checkpoint to write; report: the Markdown file"
+        "-o", "--output", type=Path,
+        help="pack: the checkpoint to write; report, joins: the Markdown file",
     )
-    parser.add_argument("--model", default="emo-tiny", help="report: name or file of a checkpoint")
+    parser.add_argument(
+        "--model", default="emo-tiny", help="report, joins: name or file of a checkpoint"
+    )
     parser.add_argument(
         "--rows",
         metavar="NAMES",

@@ -203,6 +203,26 @@ def report(args: argparse.Namespace) -> None:
     output.with_suffix(".json").write_text(json.dumps(to_json(table)), encoding="utf-8")
 
 
+def measure_joins(args: argparse.Namespace) -> None:
+    """Measure how clips may meet; goes on where an earlier call was."""
+    from ..weights import find_checkpoint, load_model
+    from . import join_films
+    from .journal import Journal, Origin
+    from .meters import METERS_FILE, load_meter
+
+    voices = args.work / "voices-espeak.safetensors"
+    if not voices.exists():
+        save_utterances(voices, make_utterances(36, 1, HELD_OUT_VOICES, "test"))
+    bench = join_films.JoinBench(load_model(args.model), load_meter())
+    origin = Origin(digest(find_checkpoint(args.model)), digest(METERS_FILE))
+    journal, seconds = Journal(args.work / "joins.jsonl", origin), 60 * (args.minutes or 1)
+    found = join_films.measure_joins(
+        bench, load_utterances(voices), args.count or 4, seconds, journal
+    )
+    output = args.output or args.work / "joins.md"
+    output.write_text(join_films.joins_table(found, seconds), encoding="utf-8")
+
+
 def _settings(
     args: argparse.Namespace, name: str, steps: int | None = None, minutes: float | None = None
 ) -> TrainSettings:
