@@ -17,6 +17,7 @@ from ..emo_core.generate import Film, HandOver
 from ..emo_core.pictures import cut_square
 from .conditioner import HostConditioner
 from .host import EMOParts, parts_of
+from .patches import check_model
 from .sockets import unpack_audio, unpack_reference, unpack_speed
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ def film_of(inputs: Inputs) -> tuple[HostConditioner, Film]:
     """
     parts = parts_of(inputs.model)
     config = parts.config
+    check_model(inputs.model, config.temporal.num_frames)
     encoder = None if parts.hearing is None else parts.hearing.model.description
     reference = unpack_reference(inputs.reference, parts.identity)
     audio = unpack_audio(inputs.audio, config, encoder)
