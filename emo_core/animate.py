@@ -20,7 +20,7 @@ from .devices import dtype_for, find_device
 from .film import Material, decode, film_from, film_noise, hand_over, own_vae
 from .generate import Film, HandOver, generate
 from .hand_over import Greyed
-from .kept import KeptClips, open_store, tracks_of
+from .kept import KeptClips, open_store, still_region, tracks_of
 from .pictures import read_picture
 from .rhythm import speed_from_sound
 from .sampling import Guidance, make_sampler
@@ -246,7 +246,7 @@ def _kept(
     constants = FilmConstants(
         model=file_digest(find_checkpoint(request.model)),
         portrait=film.portrait,
-        region=film.region,
+        region=still_region(film),
         sampler={
             "solver": request.solver, "steps": report.steps, "cfg": float(report.cfg),
             "audio_cfg": None if request.audio_cfg is None else float(request.audio_cfg),

@@ -58,6 +58,7 @@ def tracks_of(film: Film, config: EMOConfig, seed: int | None = None) -> FilmTra
         seed: of its noise; None for the film's own.
     """
     speed = None if config.speed is None else film.speed
+    moving = {"region": film.region} if film.region.ndim == 4 else {}
     return FilmTracks(
         audio=film.audio,
         audio_window=config.audio.window,
@@ -65,7 +66,13 @@ def tracks_of(film: Film, config: EMOConfig, seed: int | None = None) -> FilmTra
         seed=film.seed if seed is None else seed,
         speed=speed,
         speed_window=0 if config.speed is None else config.speed.window,
+        frames=moving,
     )
+
+
+def still_region(film: Film) -> Tensor:
+    """What FilmConstants.region is: nothing where the region moves, which tracks_of() then has."""
+    return film.region if film.region.ndim == 3 else film.region.new_empty(0)
 
 
 class KeptClips:

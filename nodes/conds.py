@@ -33,9 +33,7 @@ class ClipCond:
         apart: whether it must run in a batch of its own.
     """
 
-    def __init__(
-        self, conditions: Conditions, sees: frozenset[str], apart: bool = False
-    ) -> None:
+    def __init__(self, conditions: Conditions, sees: frozenset[str], apart: bool = False) -> None:
         self.conditions, self.sees, self.apart = conditions, sees, apart
 
     def process_cond(self, batch_size: int, **kwargs: Any) -> ClipCond:

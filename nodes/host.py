@@ -99,8 +99,9 @@ class Place:
     def build(self) -> Build:
         """Layers of the host's namespace, waiting on the offload device."""
         operations = comfy.ops.pick_operations(self.dtype, self.manual_cast)
-        layers = {name: getattr(operations, name) for name in _LAYERS}
-        return Build(SimpleNamespace(**layers, attend=HostAttention()), self.dtype, self.offload_device)
+        layers = SimpleNamespace(**{name: getattr(operations, name) for name in _LAYERS})
+        layers.attend = HostAttention()
+        return Build(layers, self.dtype, self.offload_device)
 
 
 def place_for(num_parameters: int, dtype: torch.dtype | None = None) -> Place:

@@ -107,8 +107,8 @@ def check_model(model: Any, num_frames: int) -> None:
     if getattr(handler, "context_length", num_frames) < num_frames:
         raise ValueError(
             f"{_OPTIONS['context_window']} gives the MODEL {handler.context_length} frames at a "
-            f"time and a clip of EMO has {num_frames}; take it out, Motion Frame Looper makes films "
-            "of any length"
+            f"time and a clip of EMO has {num_frames}; take it out (Motion Frame Looper makes "
+            "films of any length)"
         )
     guidance = options.get("sampler_cfg_function")
     if getattr(guidance, "__qualname__", "").startswith("RenormCFG."):

@@ -186,9 +186,9 @@ def test_merges_of_two_models_of_the_pack(pack: Any, run: Any, small: Small, pla
     assert torch.equal(one_clip(small, same), plain)
 
 
-@pytest.mark.parametrize(
-    "backend", ["eager", pytest.param("inductor", marks=pytest.mark.soak)]
-)
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
 @pytest.mark.filterwarnings("default")
 def test_the_compiled_model_makes_the_same_film(
     small: Small, plain: torch.Tensor, backend: str
@@ -320,7 +320,7 @@ def test_combined_scheduled_and_masked_conditionings_work(small: Small) -> None:
 
 
 def test_differential_diffusion_follows_the_mask(small: Small) -> None:
-    model, positive, negative, latent, *rest = small.conditioning(0)
+    model, positive, negative, _, *rest = small.conditioning(0)
     mask = torch.zeros(CLIP, 4, 4)
     mask[..., :2] = 0.5
     before = {"samples": draw(CLIP, 4, 4, 4), "noise_mask": mask}
