@@ -32,7 +32,7 @@ class Film:
             of which the first is the one that the region and the first motion frames belong to.
         audio: (F, L, D), features of the sound at the frame rate; may go on behind the film.
         region: (channels, H, W), face region, 1 inside; (F, channels, H, W) where it moves, and
-            then each clip sees the union of its own frames' (EMO, "Face Locator"); the last is held.
+            then each clip sees the union over its frames (EMO, "Face Locator"); the last is held.
         speed: (F,), head speed in degrees per frame at 30 fps; None for no request.
         motion: (1, n, C, h, w), last latents of the clip before the first one that is made here,
             as it was sampled: `hand_over` is still to come; None for a new film.
@@ -168,5 +168,4 @@ def region_during(region: Tensor, first: int, count: int) -> Tensor:
     """The face region (channels, H, W) of `count` frames from `first` on; see Film.region."""
     if region.ndim == 3:
         return region
-    frames = torch.arange(first, first + count).clamp(max=len(region) - 1)
-    return region[frames.unique()].amax(0)
+    return region[min(first, len(region) - 1) : first + count].amax(0)
