@@ -22,7 +22,7 @@ from .generate import Film, HandOver, generate
 from .given import Given
 from .hand_over import Greyed
 from .joins import plan_joins
-from .kept import KeptClips, open_store, tracks_of
+from .kept import KeptClips, open_store, still_region, tracks_of
 from .lock import locked
 from .pictures import portrait_square, read_picture
 from .rhythm import speed_from_sound
@@ -279,7 +279,7 @@ def _kept(
     constants = FilmConstants(
         model=file_digest(find_checkpoint(request.model)),
         portrait=film.portrait,
-        region=film.region,
+        region=still_region(film),
         sampler={
             "solver": request.solver, "steps": report.steps, "cfg": float(report.cfg),
             "audio_cfg": None if request.audio_cfg is None else float(request.audio_cfg),

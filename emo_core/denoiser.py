@@ -119,9 +119,12 @@ class Denoiser(UNet):
     ) -> None:
         length = conditions.audio_tokens.shape[1] + self.config.temporal.num_motion_frames
         device = conditions.region.device
+        # Several pictures of a person lie below each other.
+        pictures = conditions.reference.portrait["down_blocks.0.0"].shape[-2] // sizes[0][0]
         for level, size in enumerate(sizes):
             clip.self_bias.append(self.self_positions[level](*size, device))
-            clip.reference_bias.append(self.reference_positions[level](*size, device))
+            bias = self.reference_positions[level](*size, device)
+            clip.reference_bias.append(bias.repeat(1, 1, pictures) if pictures > 1 else bias)
             clip.temporal_bias.append(self.temporal_positions[level](length, device))
 
     def forward(

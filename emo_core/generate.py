@@ -30,9 +30,11 @@ class Film:
     """What a whole film is made from.
 
     Attributes:
-        portrait: (1, C, h, w), the portrait's latents.
+        portrait: (1, C, h, w), the portrait's latents; (r, C, h, w) for r pictures of the person,
+            of which the first is the one that the region and the first motion frames belong to.
         audio: (F, L, D), features of the sound at the frame rate; may go on behind the film.
-        region: (channels, H, W), face region, 1 inside.
+        region: (channels, H, W), face region, 1 inside; (F, channels, H, W) where it moves, and
+            then each clip sees the union over its frames (EMO, "Face Locator"); the last is held.
         speed: (F,), head speed in degrees per frame at 30 fps; None for no request.
         motion: (1, n, C, h, w), last latents of the clip before the first one that is made here,
             as it was sampled: `hand_over` is still to come; None for a new film.
@@ -105,7 +107,7 @@ def generate(
         if latents is None:
             # A film whose clips are all kept needs no network.
             if portrait is None:
-                portrait = model.encode_portrait(film.portrait, film.face)
+                portrait = model.encode_portrait(film.portrait[None], film.face)
             if hand_over is not None:
                 last = hand_over(last, plan)
             start = shared_noise(lambda index: source.latents(index, shape), plan)
@@ -148,8 +150,10 @@ def motion_features(model: Conditioner, film: Film, portrait: Bank, last: Tensor
         return model.encode_motion(last, film.face)
     config = model.config.temporal
     if config.first_motion == "zeros":
-        return model.no_motion(portrait)
-    first = film.portrait[:, None].repeat(1, config.num_motion_frames, 1, 1, 1)
+        pictures = len(film.portrait)
+        one = {name: f[..., : f.shape[-2] // pictures, :] for name, f in portrait.items()}
+        return model.no_motion(one)
+    first = film.portrait[:1, None].repeat(1, config.num_motion_frames, 1, 1, 1)
     return model.encode_motion(first, film.face)
 
 
@@ -163,8 +167,15 @@ def clip_inputs(model: Conditioner, film: Film, plan: ClipPlan) -> ClipInputs:
         speed = speed_windows(film.speed, plan.first, frames, config.speed.window)[None].to(place)
     return ClipInputs(
         audio=audio[None].to(place),
-        region=film.region[None].to(place),
+        region=region_during(film.region, plan.first, frames)[None].to(place),
         speed=speed,
         face=None if film.face is None else film.face.to(place),
         masks=tuple(masks.to(place) for masks in film.masks),
     )
+
+
+def region_during(region: Tensor, first: int, count: int) -> Tensor:
+    """The face region (channels, H, W) of `count` frames from `first` on; see Film.region."""
+    if region.ndim == 3:
+        return region
+    return region[min(first, len(region) - 1) : first + count].amax(0)

@@ -58,7 +58,7 @@ def tracks_of(film: Film, config: EMOConfig, seed: int | None = None) -> FilmTra
         seed: of its noise; None for the film's own.
     """
     speed = None if config.speed is None else film.speed
-    frames = {}
+    frames = {"region": film.region} if film.region.ndim == 4 else {}
     if film.given is not None:
         frames["given"] = film.given.latents[0]
         if film.given.mask is not None:
@@ -72,6 +72,11 @@ def tracks_of(film: Film, config: EMOConfig, seed: int | None = None) -> FilmTra
         speed_window=0 if config.speed is None else config.speed.window,
         frames=frames,
     )
+
+
+def still_region(film: Film) -> Tensor:
+    """What FilmConstants.region is: nothing where the region moves, which tracks_of() then has."""
+    return film.region if film.region.ndim == 3 else film.region.new_empty(0)
 
 
 class KeptClips:

@@ -38,7 +38,7 @@ def lock_colours(latents: Tensor, portrait: Tensor, lock: str, given: Given | No
 
     Args:
         latents: (1, F, C, h, w), the clip's.
-        portrait: (1, C, h, w), the portrait's.
+        portrait: (r, C, h, w), of the pictures of the person.
         lock: a name of LOCKS.
         given: what of the clip was there before; it stays as it is.
 
@@ -48,7 +48,7 @@ def lock_colours(latents: Tensor, portrait: Tensor, lock: str, given: Given | No
     strength = LOCKS[lock]
     if strength == 0:
         return latents
-    wanted = portrait.to(latents)[:, None]
+    wanted = portrait.to(latents)[None]
     mean, spread = _statistics(latents, (1, 3, 4))
     wanted_mean, wanted_spread = _statistics(wanted, (1, 3, 4))
     matched = (latents - mean) * (wanted_spread / spread) + wanted_mean
@@ -57,7 +57,7 @@ def lock_colours(latents: Tensor, portrait: Tensor, lock: str, given: Given | No
 
 
 def locked(sample_clip: SampleClip, portrait: Tensor, lock: str) -> SampleClip:
-    """A sampler whose clips are locked to the portrait (1, C, h, w); "off" is the sampler itself.
+    """A sampler whose clips are locked to the portraits (r, C, h, w); "off" is the sampler itself.
 
     Raises:
         ValueError: if there is no such lock.

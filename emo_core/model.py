@@ -78,12 +78,25 @@ class Conditioner(nn.Module):
         return torch.stack([self.imageproj(nobody), self.imageproj(face)])
 
     def encode_portrait(self, latents: Tensor, face: Tensor | None = None) -> Bank:
-        """ReferenceNet's features of portraits (B, C, h, w); once per video.
+        """ReferenceNet's features of portraits; once per video.
+
+        The paper shows one picture of a person; more of them give reference attention more tokens
+        to choose from, and the same picture twice changes nothing (with `concat` it does, since
+        a frame's own tokens stay as many).
 
         Args:
-            latents: of the portraits.
+            latents: (B, C, h, w), or (B, r, C, h, w) for r pictures of each person, whose features
+                then lie below each other, (B, C, r * h, w).
             face: (B, face_embedding_width), their face embeddings; None for zeros.
         """
+        if latents.ndim == 5:
+            count = latents.shape[1]
+            faces = None if face is None else face.repeat_interleave(count, dim=0)
+            bank = self.encode_portrait(latents.flatten(0, 1), faces)
+            return {
+                name: rearrange(features, "(B r) C h w -> B C (r h) w", r=count)
+                for name, features in bank.items()
+            }
         tokens = self.face_tokens(face, latents)
         if tokens is None:
             return self._features(latents, None)

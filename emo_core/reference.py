@@ -28,8 +28,9 @@ class ReferenceFeatures:
     """What ReferenceNet saw, by the name of the spot.
 
     Attributes:
-        portrait: (B, C, h, w) at every spot with attention; the same for the whole video. With
-            reference order "published" (2B, ...): first all B that frames of even number read.
+        portrait: (B, C, h, w) at every spot with attention; the same for the whole video. Of r
+            pictures of one person (B, C, r * h, w), one below the other. With reference order
+            "published" (2B, ...): first all B that frames of even number read.
         motion: (B, n, C, h, w) at every spot with a temporal module; of one clip. With face tokens
             (2B, ...): first those for rows that do not see the portrait.
             None for single pictures: temporal modules are left out.

@@ -61,7 +61,7 @@ class SpatialInputs:
         face: tokens of a face embedding (Hallo).
         audio: the clip's sound, once for each audio attention of the spot.
         self_bias: (num_heads, N, N) added in self-attention.
-        reference_bias: (num_heads, N, N) added in reference attention.
+        reference_bias: (num_heads, N, S) added in reference attention to S tokens.
         masks: (3, N) full, face and lip region at this level (Hallo).
     """
 

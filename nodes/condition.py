@@ -31,7 +31,8 @@ def inputs_of_a_clip() -> list[io.Input]:
         ),
         io.Mask.Input(
             "region", optional=True, tooltip="Where the face may be, white inside, from "
-            "FaceLocatorMask or any mask of the portrait; leave it open for the usual place of a "
+            "FaceLocatorMask or any mask of the portrait; a batch of as many masks as the film has "
+            "frames moves with it, other batches are joined, and open it is the usual place of a "
             "portrait.",
         ),
         Speed.Input(

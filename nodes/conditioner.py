@@ -66,10 +66,10 @@ class HostConditioner:
 
 @torch.no_grad()
 def encode_portrait(parts: EMOParts, latents: Tensor) -> Bank:
-    """ReferenceNet's features of a portrait's latents (1, C, h, w), on the CPU."""
+    """ReferenceNet's features of a person's pictures (r, C, h, w), on the CPU."""
     module = on_device(parts.conditioner)
     place = (parts.conditioner.load_device, parts.compute_dtype)
-    return _rest(module.encode_portrait(latents.to(*place)))
+    return _rest(module.encode_portrait(latents[None].to(*place)))
 
 
 def _rest(bank: Bank) -> Bank:

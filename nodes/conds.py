@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from ..emo_core.conditions import CONDITIONS, Conditions
+from .patches import mark
 
 Conditioning = list[list[Any]]
 
@@ -26,10 +25,16 @@ class Branches:
 
 
 class ClipCond:
-    """One branch, in the form of comfy.conds.CONDRegular."""
+    """One branch, in the form of comfy.conds.CONDRegular.
 
-    def __init__(self, conditions: Conditions, sees: frozenset[str]) -> None:
-        self.conditions, self.sees = conditions, sees
+    Args:
+        conditions: of the clip.
+        sees: which of them this branch does.
+        apart: whether it must run in a batch of its own.
+    """
+
+    def __init__(self, conditions: Conditions, sees: frozenset[str], apart: bool = False) -> None:
+        self.conditions, self.sees, self.apart = conditions, sees, apart
 
     def process_cond(self, batch_size: int, **kwargs: Any) -> ClipCond:
         """The same for every batch: nothing is repeated over frames."""
@@ -37,7 +42,7 @@ class ClipCond:
 
     def can_concat(self, other: ClipCond) -> bool:
         """Branches of the same clip may run as one batch."""
-        return self.conditions is other.conditions
+        return self.conditions is other.conditions and not self.apart
 
     def concat(self, others: Sequence[ClipCond]) -> Branches:
         """All branches of a batch, in its order."""
@@ -50,7 +55,7 @@ class ClipCond:
 
 def conditioning(conditions: Conditions, sees: frozenset[str]) -> Conditioning:
     """A CONDITIONING of one branch; core's nodes want a tensor first, which EMO does not read."""
-    return [[torch.zeros(1, 1, 1), {"emo_conditions": conditions, "emo_sees": sees}]]
+    return [[mark(), {"emo_conditions": conditions, "emo_sees": sees}]]
 
 
 def positive_and_negative(conditions: Conditions) -> tuple[Conditioning, Conditioning]:

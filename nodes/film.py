@@ -17,6 +17,7 @@ from ..emo_core.generate import Film, HandOver
 from ..emo_core.pictures import cut_square
 from .conditioner import HostConditioner
 from .host import EMOParts, parts_of
+from .patches import check_model
 from .sockets import unpack_audio, unpack_reference, unpack_speed
 
 logger = logging.getLogger(__name__)
@@ -59,17 +60,18 @@ def film_of(inputs: Inputs) -> tuple[HostConditioner, Film]:
     """
     parts = parts_of(inputs.model)
     config = parts.config
+    check_model(inputs.model, config.temporal.num_frames)
     encoder = None if parts.hearing is None else parts.hearing.model.description
     reference = unpack_reference(inputs.reference, parts.identity)
     audio = unpack_audio(inputs.audio, config, encoder)
     speed = None
     if inputs.speed is not None:
         speed = unpack_speed(inputs.speed, len(audio), config.frame_rate)
-    region = _region(inputs.region, reference, config.picture_size)
+    region = _region(inputs.region, reference, config, len(audio))
     film = Film(
         portrait=reference["latents"],
         audio=audio,
-        region=region.expand(config.locator.in_channels, -1, -1),
+        region=region.expand(*region.shape[:-3], config.locator.in_channels, -1, -1),
         speed=speed,
         motion=_motion(inputs, parts),
         seed=inputs.seed,
@@ -102,8 +104,14 @@ def hand_over_of(inputs: Inputs) -> HandOver | None:
     return through_pixels
 
 
-def _region(mask: Tensor | None, reference: dict[str, Any], size: int) -> Tensor:
-    """The region of the face in the portrait's square: (1, size, size), 1 inside."""
+def _region(
+    mask: Tensor | None, reference: dict[str, Any], config: EMOConfig, count: int
+) -> Tensor:
+    """The region of the face in the portrait's square: (1, size, size), 1 inside.
+
+    (count, 1, size, size) of a mask for each frame of the film, where it moves.
+    """
+    size = config.picture_size
     if mask is None:
         return region_mask(CENTRED_PRIOR, size, size)
     mask = mask.float().cpu()
@@ -121,17 +129,40 @@ def _region(mask: Tensor | None, reference: dict[str, Any], size: int) -> Tensor
             "which is another shape; make the mask from the same picture as the reference (Load "
             "Image gives an empty one of 64x64 for a picture without transparency)"
         )
-    # EMO takes one region for the whole clip, the union of its frames'.
-    union = mask.amax(0, keepdim=True).clamp(0, 1)
-    if (rows, columns) != (height, width):
-        union = nn.functional.interpolate(union[None], (height, width), mode="bilinear")[0]
-    cut = cut_square(union, reference["square"], size)
-    if not bool((cut > 0).any()):
-        raise ValueError(
-            "the region mask is black in the square that is cut from the portrait, so there is no "
-            "place for a face; connect FaceLocatorMask, or nothing for the usual place"
-        )
+    if len(mask) == count > 1 and config.audio.attention != "masked3":
+        frames = torch.stack([_in_square(frame[None], reference, size) for frame in mask])
+        _say_where_it_is_black(frames, config.temporal.num_frames)
+        return frames
+    if len(mask) > 1:
+        logger.info(
+            "the region is the union of %d masks (a film of %d frames has a moving region where "
+            "there is a mask for each%s)", len(mask), count,
+            ", but not with weights that hear by masks" if len(mask) == count else "",
+        )  # fmt: skip
+    cut = _in_square(mask.amax(0, keepdim=True), reference, size)
+    _say_where_it_is_black(cut[None], 1)
     return cut
+
+
+def _in_square(mask: Tensor, reference: dict[str, Any], size: int) -> Tensor:
+    """A mask (1, H, W) of the portrait's picture in its square: (1, size, size), 0 to 1."""
+    mask = mask.clamp(0, 1)
+    if mask.shape[-2:] != reference["picture"]:
+        mask = nn.functional.interpolate(mask[None], reference["picture"], mode="bilinear")[0]
+    return cut_square(mask, reference["square"], size)
+
+
+def _say_where_it_is_black(frames: Tensor, clip: int) -> None:
+    """Refuse a region (F, 1, size, size) with a clip that has no place for a face."""
+    inside = (frames > 0).flatten(1).any(1)
+    for first in range(0, len(frames), clip):
+        if not bool(inside[first : first + clip].any()):
+            where = f" in the frames {first} to {first + clip - 1}" if len(frames) > 1 else ""
+            raise ValueError(
+                "the region mask is black in the square that is cut from the portrait"
+                f"{where}, so there is no place for a face; connect FaceLocatorMask, or nothing "
+                "for the usual place"
+            )
 
 
 def _motion(inputs: Inputs, parts: EMOParts) -> Tensor | None:

@@ -27,6 +27,7 @@ from ..emo_core.config import EMOConfig
 from ..emo_core.denoiser import Denoiser
 from ..emo_core.sampling import alphas_cumprod
 from .conds import Branches, ClipCond
+from .patches import check_cond, check_model, check_options, runs_apart
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +99,9 @@ class Place:
     def build(self) -> Build:
         """Layers of the host's namespace, waiting on the offload device."""
         operations = comfy.ops.pick_operations(self.dtype, self.manual_cast)
-        layers = {name: getattr(operations, name) for name in _LAYERS}
-        return Build(SimpleNamespace(**layers, attend=_attend), self.dtype, self.offload_device)
+        layers = SimpleNamespace(**{name: getattr(operations, name) for name in _LAYERS})
+        layers.attend = HostAttention()
+        return Build(layers, self.dtype, self.offload_device)
 
 
 def place_for(num_parameters: int, dtype: torch.dtype | None = None) -> Place:
@@ -144,16 +146,27 @@ def check_interrupted() -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
-def _attend(
-    query: Tensor, key: Tensor, value: Tensor, num_heads: int, bias: Tensor | None = None
-) -> Tensor:
-    """emo_core.attention.attend() by the host's attention.
+class HostAttention:
+    """emo_core.attention.attend() by the host's attention, or by what a MODEL has in its place.
 
     Its faster backends (sage, flash) leave a bias out, so where there is one PyTorch's own is used.
+
+    Attributes:
+        options: transformer_options of the call that runs, if it brings an attention of its own.
     """
-    if bias is None:
-        return optimized_attention(query, key, value, heads=num_heads)
-    return attention_pytorch(query, key, value, num_heads, mask=bias.to(query.dtype)[None])
+
+    def __init__(self) -> None:
+        self.options: dict[str, Any] | None = None
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, num_heads: int, bias: Tensor | None = None
+    ) -> Tensor:
+        """See emo_core.attention.attend()."""
+        given = {} if self.options is None else {"transformer_options": self.options}
+        if bias is None:
+            return optimized_attention(query, key, value, heads=num_heads, **given)
+        mask = bias.to(query.dtype)[None]
+        return attention_pytorch(query, key, value, num_heads, mask=mask, **given)
 
 
 class HostDenoiser(Denoiser):
@@ -162,6 +175,7 @@ class HostDenoiser(Denoiser):
     def __init__(self, config: EMOConfig, build: Build) -> None:
         super().__init__(config, build)
         self.dtype = build.dtype
+        self._attention = build.attend
 
     def forward(  # type: ignore[override]
         self, x: Tensor, timesteps: Tensor, context: Any = None, control: Any = None,
@@ -183,9 +197,13 @@ class HostDenoiser(Denoiser):
         clip, sees = emo
         frames = self.config.temporal.num_frames
         audience = Audience.of_branches(sees, 1, x.device)
-        out = super().forward(
-            rearrange(x, "(R F) C h w -> R F C h w", F=frames), timesteps[::frames], clip, audience
-        )
+        folded = rearrange(x, "(R F) C h w -> R F C h w", F=frames)
+        if "optimized_attention_override" in (options or {}):
+            self._attention.options = options
+        try:
+            out = super().forward(folded, timesteps[::frames], clip, audience)
+        finally:
+            self._attention.options = None
         return rearrange(out, "R F C h w -> (R F) C h w")
 
 
@@ -221,12 +239,18 @@ class EMOModel(comfy.model_base.BaseModel):
                 "an EMO MODEL samples what EMOConditioning gives, and got another CONDITIONING; "
                 "connect positive and negative of EMOConditioning"
             )
-        return {"emo": ClipCond(conditions, kwargs["emo_sees"])}
+        check_cond(kwargs)
+        options: dict[str, Any] = {}
+        if self.current_patcher is not None:
+            check_model(self.current_patcher, self.diffusion_model.config.temporal.num_frames)
+            options = self.current_patcher.model_options.get("transformer_options", {})
+        return {"emo": ClipCond(conditions, kwargs["emo_sees"], apart=runs_apart(options))}
 
     def _apply_model(
         self, x: Tensor, t: Tensor, c_concat: Any = None, c_crossattn: Any = None,
         control: Any = None, transformer_options: Any = None, emo: Any = None, **kwargs: Any,
     ) -> Tensor:  # fmt: skip
+        check_options(transformer_options or {}, control)
         self._check_size(x, emo)
         clip = self._clip(emo.conditions, x)
         return super()._apply_model(

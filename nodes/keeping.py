@@ -16,7 +16,7 @@ from torch import Tensor
 from ..emo_core.clip_keys import FilmConstants, digest, film_key
 from ..emo_core.clips import ClipPlan
 from ..emo_core.generate import Film
-from ..emo_core.kept import KeptClips, open_store, tracks_of
+from ..emo_core.kept import KeptClips, open_store, still_region, tracks_of
 from .clip_sampler import Settings
 from .film import Inputs
 from .fingerprint import Fingerprint
@@ -67,7 +67,7 @@ def _constants(
     return FilmConstants(
         model=parts.digest,
         portrait=film.portrait,
-        region=film.region,
+        region=still_region(film),
         sampler=_sampling(model, settings, seen),
         noise=noise,
         dtype=parts.compute_dtype,

@@ -16,6 +16,9 @@ from .sockets import Reference, pack_reference
 
 logger = logging.getLogger(__name__)
 
+_MOST_PICTURES = 16
+"""Every step of every frame attends to the tokens of all of them."""
+
 
 class ReferenceNetEncode(io.ComfyNode):
     """The portrait's features, which every clip of a film reads."""
@@ -42,7 +45,8 @@ class ReferenceNetEncode(io.ComfyNode):
                 io.Image.Input(
                     "image", tooltip="The portrait, any size; the largest square is cut out of "
                     "it, in the middle of a wide picture and a little above it in a tall one, so "
-                    "crop it yourself if the face lies elsewhere.",
+                    "crop it yourself if the face lies elsewhere; several pictures as one batch "
+                    "are one person seen several times, and the first is the film's portrait.",
                 ),
             ],
             outputs=[
@@ -53,8 +57,8 @@ class ReferenceNetEncode(io.ComfyNode):
                 ),
                 io.Latent.Output(
                     "portrait_latent", display_name="latent",
-                    tooltip="The portrait's own latent, one picture; decode it to see what the "
-                    "model sees of your portrait.",
+                    tooltip="The portrait's own latent, one for each picture of the batch; decode "
+                    "it to see what the model sees of your portrait.",
                 ),
             ],
         )  # fmt: skip
@@ -64,9 +68,10 @@ class ReferenceNetEncode(io.ComfyNode):
         """Encode it."""
         parts = parts_of(model)
         size, channels = parts.config.picture_size, parts.config.unet.latent_channels
-        picture = one_picture(image)
-        square = portrait_square(picture.shape[-1], picture.shape[-2])
-        cut = cut_square(picture, square, size)
+        pictures = pictures_of_a_person(image)
+        height, width = pictures.shape[-2:]
+        square = portrait_square(width, height)
+        cut = torch.stack([cut_square(picture, square, size) for picture in pictures])
         if square[2] < size // 2:
             logger.warning(
                 "the square cut from the portrait has %d pixels a side and %s was made for %d; a "
@@ -76,7 +81,7 @@ class ReferenceNetEncode(io.ComfyNode):
             raise ValueError(
                 f"{parts.config.name} brings no VAE of its own; connect an SD 1.5 VAE (Load VAE)"
             )
-        latents = vae.encode(cut.permute(1, 2, 0)[None].contiguous())
+        latents = vae.encode(cut.movedim(1, -1).contiguous())
         if tuple(latents.shape[1:]) != (channels, parts.config.latent_size,
                                         parts.config.latent_size):  # fmt: skip
             raise ValueError(
@@ -86,13 +91,12 @@ class ReferenceNetEncode(io.ComfyNode):
             )
         scaled = model.model.process_latent_in(latents.float().cpu())
         features = encode_portrait(parts, scaled)
-        height, width = picture.shape[-2:]
         reference = pack_reference(parts.identity, scaled, features, (height, width), square)
         return io.NodeOutput(reference, {"samples": latents.float().cpu()})
 
 
-def one_picture(image: Tensor) -> Tensor:
-    """The first picture of an IMAGE as (3, H, W), transparency laid over white.
+def pictures_of_a_person(image: Tensor) -> Tensor:
+    """All pictures of an IMAGE as (r, 3, H, W), transparency laid over white.
 
     Raises:
         ValueError: if it is no IMAGE, is empty, or holds NaN.
@@ -104,12 +108,16 @@ def one_picture(image: Tensor) -> Tensor:
             f"a portrait is an IMAGE (pictures, height, width, 3), got {tuple(image.shape)}; "
             "connect Load Image"
         )
-    if len(image) > 1:
-        logger.warning("the portrait holds %d pictures; the first is used", len(image))
-    picture = image[0].float().cpu().permute(2, 0, 1)
-    if not bool(torch.isfinite(picture).all()):
+    if len(image) > _MOST_PICTURES:
+        raise ValueError(
+            f"a portrait of {len(image)} pictures is a film, and a person's pictures are at most "
+            f"{_MOST_PICTURES}; take some of them (ImageFromBatch), or make a list of them for a "
+            "film of each"
+        )
+    pictures = image.float().cpu().movedim(-1, 1)
+    if not bool(torch.isfinite(pictures).all()):
         raise ValueError("the portrait holds NaN or infinite values; make or load it again")
-    picture = picture.clamp(0, 1)
-    if len(picture) == 4:
-        return picture[:3] * picture[3:] + 1 - picture[3:]
-    return picture.expand(3, -1, -1)
+    pictures = pictures.clamp(0, 1)
+    if pictures.shape[1] == 4:
+        return pictures[:, :3] * pictures[:, 3:] + 1 - pictures[:, 3:]
+    return pictures.expand(-1, 3, -1, -1)

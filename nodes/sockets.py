@@ -3,8 +3,9 @@
     EMO_AUDIO      features (F, L, D) float32, fps, encoder, alignment
     EMO_SPEED      times (N,) in seconds, rising; speeds (N,) in degrees per frame at 30 fps, linear
                    between the times and held at both ends
-    EMO_REFERENCE  model, what it was encoded by; latents (1, C, h, w); features, (1, C', h', w') of
-                   every spot; picture (H, W) and square (left, top, side) in its pixels
+    EMO_REFERENCE  model, what it was encoded by; latents (r, C, h, w) of the portrait and of more
+                   pictures of the person; features, (1, C', r * h', w') of every spot; picture
+                   (H, W) and square (left, top, side) in its pixels
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def pack_reference(
 
     Args:
         model: identity of the model that encoded it.
-        latents: (1, C, h, w), the portrait's.
+        latents: (r, C, h, w), the portrait's and those of more pictures of the person.
         features: ReferenceNet's, by the name of the spot.
         picture: height and width in pixels of the picture that the portrait was cut from.
         square: left, top and side of the cut, in its pixels.

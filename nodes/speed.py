@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 SOURCES = ["constant", "keyframes", "from the sound", "list"]
 
+Floats = io.Custom("FLOATS")
+"""A list of numbers as one value, as core's hook keyframes take it; other packs say FLOAT."""
+
 _SOUND_RATE = 25
 """Speeds a second that are taken from a sound."""
 
@@ -67,10 +70,13 @@ class SpeedBuckets(io.ComfyNode):
                     tooltip="For the source from the sound: the sound of the film, cut to it "
                     "(audio of LoadAudioEmbedding), because second 0 is the film's first frame.",
                 ),
-                io.Float.Input(
-                    "speeds", optional=True, force_input=True,
-                    tooltip=f"For the source list: a list of numbers as one value, {unit} from 0 "
-                    "to 10, one for each frame at the fps below; the last is held.",
+                io.MultiType.Input(
+                    io.Float.Input(
+                        "speeds", optional=True, force_input=True,
+                        tooltip=f"For the source list: a list of numbers as one value, {unit} from "
+                        "0 to 10, one for each frame at the fps below; the last is held.",
+                    ),
+                    types=[io.Float, Floats],
                 ),
                 io.Float.Input(
                     "fps", default=25.0, min=0.01, max=1000.0, step=0.01,
@@ -222,8 +228,10 @@ def _from_list(speeds: Any, fps: float, smoothing: float) -> Curve:
             "source is 'list' and nothing is connected to the socket speeds; connect a list of "
             "numbers or choose another source"
         )
+    # Tables and series of numbers know how to become plain ones.
+    plain = speeds.tolist() if hasattr(speeds, "tolist") else speeds
     try:
-        values = torch.as_tensor(speeds).detach().to("cpu", torch.float32)
+        values = torch.as_tensor(plain).detach().to("cpu", torch.float32)
     except (TypeError, ValueError, RuntimeError):
         values = torch.empty(0)
     if values.ndim > 1 or values.numel() == 0:

@@ -13,7 +13,7 @@ from emo_core.clips import ClipPlan, clip_noise, plan_clips
 from emo_core.conditions import Conditions
 from emo_core.config import hallo, tiny
 from emo_core.face_masks import masks_for_region
-from emo_core.generate import Film, clip_inputs, generate
+from emo_core.generate import Film, clip_inputs, generate, region_during
 from emo_core.model import EMO
 from emo_core.sampling import Guidance, make_sampler
 
@@ -218,3 +218,36 @@ def test_a_film_may_be_planned_on_the_meta_device() -> None:
 
     clips = list(generate(model, film, plan_clips(2 * FRAMES, FRAMES), sample))
     assert [clip.shape for clip in clips] == [(FRAMES, *LATENT)] * 2
+
+
+def moving_region(count: int) -> Tensor:
+    """A square that goes from left to right."""
+    region = torch.zeros(count, 1, 64, 64)
+    for frame in range(count):
+        region[frame, :, 20:40, 3 * frame : 3 * frame + 20] = 1
+    return region
+
+
+def test_a_region_that_stands_still_in_every_frame_is_a_still_region() -> None:
+    model, count = small_model("emo", torch.float32), 2 * FRAMES
+    still = make_film(model, count)
+    moving = replace(still, region=still.region.expand(count, -1, -1, -1))
+    films = [list(generate(model, film, plan_clips(count, FRAMES), sampler(model)))
+             for film in (still, moving)]  # fmt: skip
+    for one, other in zip(*films, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_clip_sees_the_union_of_its_own_frames() -> None:
+    model, count = small_model("emo", torch.float32), 2 * FRAMES + 1
+    moving = moving_region(count)
+    film = replace(make_film(model, count), region=moving)
+    for plan in plan_clips(count, FRAMES):
+        seen = clip_inputs(model, film, plan).region
+        assert torch.equal(seen[0], moving[plan.first : plan.first + FRAMES].amax(0))
+    # The last frame is held, and a clip behind the region's end sees that one.
+    assert torch.equal(region_during(moving, count + 5, FRAMES), moving[-1])
+    clips = list(generate(model, film, plan_clips(count, FRAMES), sampler(model)))
+    short = replace(film, region=moving[: FRAMES + 1])
+    held = list(generate(model, short, plan_clips(count, FRAMES), sampler(model)))
+    assert torch.equal(clips[0], held[0]) and not torch.allclose(clips[1], held[1])

@@ -126,6 +126,23 @@ def test_a_change_in_the_sound_or_speed_leaves_earlier_clips_alone(
     assert same(clips, before)
 
 
+def test_a_change_of_a_moving_region_leaves_earlier_clips_alone(
+    model: EMO, store: ClipStore
+) -> None:
+    moving = draw(COUNT, 1, 64, 64, seed=7, dtype=torch.float32).sigmoid()
+    film = replace(make_film(model), region=moving)
+    before, _ = run(model, film, store)
+    later = moving.clone()
+    later[2 * FRAMES] = 0.5
+    changed = replace(film, region=later)
+    clips, sampled = run(model, changed, store)
+    assert sampled == [2, 3] and same(clips[:2], before[:2])
+    assert same(clips, run(model, changed, None)[0]) and not same(clips, before)
+    assert run(model, film, store)[1] == []
+    # Another film with a still region has no clip in common.
+    assert run(model, make_film(model), store)[1] == [0, 1, 2, 3]
+
+
 def test_a_film_that_is_kept_needs_no_network(model: EMO, store: ClipStore) -> None:
     film, calls = make_film(model), []
     run(model, film, store)

@@ -1,8 +1,11 @@
 """ReferenceNet: what it keeps, that pictures do not mix, and diffusers as the oracle."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from small_models import VARIANTS, draw, small_config, small_model
+from small_models import FRAMES, VARIANTS, draw, make_conditions, small_config, small_model
+from torch import Tensor
 
 from emo_core.unet import all_spots
 
@@ -92,3 +95,53 @@ def test_sd15_loads_by_name_and_gives_its_own_features() -> None:
         torch.testing.assert_close(
             bank[spot].flatten(2).transpose(1, 2), features, rtol=1e-5, atol=1e-6
         )
+
+
+def predict(variant: str, portraits: Tensor) -> Tensor:
+    """What the backbone predicts with these pictures (1, r, C, h, w) of a person."""
+    model = small_model(variant)
+    faces = draw(1, 10, seed=5) if model.config.unet.face_tokens else None
+    conditions = make_conditions(model)
+    bank = model.encode_portrait(portraits, faces)
+    conditions = replace(conditions, reference=replace(conditions.reference, portrait=bank))
+    clip = model.denoising_unet.prepare(conditions)
+    latents = draw(1, FRAMES, 4, 8, 8, seed=8)
+    return model.denoising_unet(latents, torch.tensor([500.0]), clip)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_batch_of_one_picture_is_the_picture(variant: str) -> None:
+    one = draw(1, 4, 8, 8)
+    assert torch.equal(predict(variant, one), predict(variant, one[:, None]))
+
+
+@pytest.mark.parametrize("variant", ["emo", "positions"])
+@pytest.mark.parametrize("times", [2, 3])
+def test_the_same_picture_again_changes_nothing(variant: str, times: int) -> None:
+    """A softmax over every token `times` over is the softmax over one of each."""
+    one = draw(1, 1, 4, 8, 8)
+    many = predict(variant, one.repeat(1, times, 1, 1, 1))
+    torch.testing.assert_close(many, predict(variant, one), atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_pictures_of_a_person_are_all_seen_in_any_order(variant: str) -> None:
+    pictures = draw(1, 3, 4, 8, 8)
+    film = predict(variant, pictures)
+    torch.testing.assert_close(predict(variant, pictures.flip(1)), film, atol=1e-9, rtol=1e-9)
+    for left_out in range(3):
+        others = [index for index in range(3) if index != left_out]
+        assert not torch.allclose(predict(variant, pictures[:, others]), film)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_persons_of_a_batch_keep_their_own_pictures(variant: str) -> None:
+    model = small_model(variant)
+    pictures = draw(2, 3, 4, 8, 8)
+    faces = draw(2, 10, seed=5) if model.config.unet.face_tokens else None
+    both = model.encode_portrait(pictures, faces)
+    for person in range(2):
+        face = None if faces is None else faces[person : person + 1]
+        alone = model.encode_portrait(pictures[person : person + 1], face)
+        for name, features in alone.items():
+            torch.testing.assert_close(both[name][person::2], features)

@@ -108,6 +108,45 @@ def test_the_region_is_the_union_of_its_masks_at_any_size(small: Small) -> None:
         region(small, beside)
 
 
+def moving_masks(count: int) -> torch.Tensor:
+    """MASK of a square that goes from left to right in the portrait's picture."""
+    masks = torch.zeros(count, 40, 48)
+    for frame in range(count):
+        masks[frame, 10:30, 6 + 2 * frame : 26 + 2 * frame] = 1
+    return masks
+
+
+def test_a_mask_for_each_frame_of_the_film_moves_with_it(small: Small) -> None:
+    masks = moving_masks(2 * CLIP + 1)
+    seen = region(small, masks)
+    assert seen.shape == (2 * CLIP + 1, 1, 32, 32)
+    for frame, mask in enumerate(masks):
+        assert torch.equal(seen[frame], region(small, mask))
+    film, _ = small.film(region=masks)
+    first, _ = small.clip(0, region=torch.cat([masks[:CLIP], masks[:1].repeat(CLIP + 1, 1, 1)]))
+    assert torch.equal(film[:CLIP], first)  # the union of its own frames, and of no others
+    assert not torch.allclose(film, small.film(region=masks[:-1])[0], atol=1e-2)
+
+
+def test_masks_of_another_number_than_the_films_frames_are_joined(
+    small: Small, caplog: pytest.LogCaptureFixture
+) -> None:
+    masks = moving_masks(3)
+    with caplog.at_level("INFO"):
+        joined = region(small, masks)
+    assert torch.equal(joined, region(small, masks.amax(0)))
+    assert "the region is the union of 3 masks (a film of 9 frames has a moving" in caplog.text
+
+
+def test_a_clip_without_a_place_for_a_face_is_named(small: Small) -> None:
+    masks = moving_masks(2 * CLIP + 1)
+    masks[CLIP : 2 * CLIP] = 0
+    with pytest.raises(ValueError, match=r"black .* in the frames 4 to 7, so there is no place"):
+        small.film(region=masks)
+    masks[CLIP] = 1
+    small.clip(1, region=masks)
+
+
 @pytest.mark.parametrize(
     ("inputs", "sentence"),
     [

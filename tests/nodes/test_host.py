@@ -113,7 +113,7 @@ def test_the_hosts_attention_is_emo_cores(small: Small) -> None:
     query, key, value, bias = draw(2, 6, 8), draw(2, 5, 8), draw(2, 5, 8), draw(4, 6, 5)
     for given in (bias, None):
         ours = attend(query, key, value, 4, given)
-        theirs = host._attend(query, key, value, 4, given)
+        theirs = host.HostAttention()(query, key, value, 4, given)
         torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(attend(query, key, value, 4, bias), ours)
 

@@ -87,6 +87,16 @@ def test_only_what_a_change_reaches_is_sampled(small: Small, sampled: list[int])
     assert again(sampled) == [1, 2, 3]
 
 
+def test_a_moving_region_reaches_the_clips_of_its_frames(small: Small, sampled: list[int]) -> None:
+    masks = torch.zeros(FRAMES, 40, 48)
+    masks[:, 10:30, 10:30] = 1
+    small.film(frames=FRAMES, region=masks)
+    again(sampled)
+    masks[2 * CLIP + 1, 5:10, 10:20] = 1
+    small.film(frames=FRAMES, region=masks)
+    assert again(sampled) == [2, 3]
+
+
 def test_a_longer_sound_goes_on_from_the_short_ones_clips(
     small: Small, undisturbed: torch.Tensor, sampled: list[int]
 ) -> None:

@@ -63,12 +63,25 @@ def test_transparency_is_laid_over_white(small: Small) -> None:
     torch.testing.assert_close(seen["latents"], plain["latents"])
 
 
-def test_of_several_pictures_the_first_is_used_and_the_log_says_so(
-    small: Small, caplog: pytest.LogCaptureFixture
-) -> None:
-    several, _ = encode(small, torch.cat([portrait(), 1 - portrait()]))
-    assert torch.equal(several["latents"], small.reference["latents"])
-    assert "the portrait holds 2 pictures; the first is used" in caplog.text
+def test_a_batch_of_pictures_is_one_person(small: Small) -> None:
+    pictures = torch.cat([portrait(), 1 - portrait()])
+    several, latent = encode(small, pictures)
+    assert several["latents"].shape == latent["samples"].shape == (2, *LATENT)
+    torch.testing.assert_close(several["latents"][:1], small.reference["latents"])
+    assert (several["picture"], several["square"]) == ((40, 48), (4, 0, 40))
+    film, _ = small.film(reference=several)
+    alone, _ = small.film()
+    assert film.shape == alone.shape and not torch.allclose(film, alone, atol=1e-2)
+    twice, _ = encode(small, torch.cat([portrait(), portrait()]))
+    torch.testing.assert_close(small.film(reference=twice)[0], alone, atol=2e-3, rtol=1e-3)
+    clip, motion = small.clip(0, reference=several)
+    second, _ = small.clip(1, reference=several, motion_frames=motion)
+    assert torch.equal(torch.cat([clip, second]), film[:8])
+
+
+def test_a_film_is_no_person(small: Small) -> None:
+    with pytest.raises(ValueError, match="a portrait of 17 pictures is a film"):
+        encode(small, portrait().repeat(17, 1, 1, 1))
 
 
 def test_only_the_conditioner_is_loaded(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,6 +110,14 @@ def test_every_kind_of_list(bucket: Any, speeds: Any) -> None:
     assert value["speeds"].dtype == torch.float32
 
 
+def test_lists_of_other_packs_fit_the_socket(node: Any) -> None:
+    """FLOAT as most packs call a list that is one value, FLOATS as core's hook keyframes do."""
+    (socket,) = (one for one in node.define_schema().inputs if one.id == "speeds")
+    kinds = {kind.io_type for kind in socket.io_types}
+    assert kinds == {"FLOAT", "FLOATS"} and socket.optional
+    assert socket.get_io_type() == "FLOAT,FLOATS"
+
+
 def test_one_number_is_a_list_of_one(bucket: Any) -> None:
     value, _ = bucket(source="list", speeds=0.25)
     assert value["times"].tolist() == [0] and value["speeds"].tolist() == [0.25]
