@@ -10,10 +10,12 @@ from torch import Tensor
 from ..emo_core.clips import ClipPlan, num_clips, plan_clips
 from ..emo_core.conditions import Conditions
 from ..emo_core.generate import Film, generate
+from ..emo_core.kept import KeptClips
+from ..emo_core.spool import Spool
 from .clip_sampler import ClipSampler, Settings
 from .film import Inputs, clip_plan, film_of, hand_over_of, say_what_is_missing
 from .host import parts_of
-from .keeping import kept_clips
+from .keeping import facts_of, kept_clips
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +45,12 @@ def sample_film(
         plans = [clip_plan(conditioner.config, count, clip_index)]
         say_what_is_missing(film, clip_index)
     hand_over = hand_over_of(inputs)
-    reel = Reel(inputs, settings, film, len(plans))
-    if keep_clips:
-        reel.keep()
-    for _ in generate(conditioner, film, plans, reel.sample, hand_over, reel):
-        pass
-    frames, last = reel.film()
+    with Reel(inputs, settings, film, plans) as reel:
+        if keep_clips:
+            reel.keep(whole_film=clip_index is None)
+        for _ in generate(conditioner, film, plans, reel.sample, hand_over, reel):
+            pass
+        frames, last = reel.film()
     return {"samples": frames}, {"samples": last}, reel.text()
 
 
@@ -56,29 +58,47 @@ class Reel:
     """A film's clips as the host's sampler gave them; generate.Kept, and its SampleClip.
 
     The clips are kept unscaled too, for equal bits: nothing is scaled to the model's latents and
-    back.
+    back. Where clips are kept, a long film's frames are in no memory.
 
     Args:
         inputs: what the node is connected to.
         settings: its widgets.
         film: what the clips are made from.
-        total_clips: how many clips are to be made.
+        plans: the clips to be made.
     """
 
-    def __init__(self, inputs: Inputs, settings: Settings, film: Film, total_clips: int) -> None:
-        self._inputs, self._settings, self._film = inputs, settings, film
+    def __init__(
+        self, inputs: Inputs, settings: Settings, film: Film, plans: list[ClipPlan]
+    ) -> None:
+        self._inputs, self._settings, self._film, self._plans = inputs, settings, film, plans
         self._config = parts_of(inputs.model).config
-        self._sampler = ClipSampler(inputs.model, settings, inputs.seed, total_clips)
-        self._kept, self._strangers = None, list[str]()
-        self._frames: list[Tensor] = []
-        self._raw = self._beyond = film.portrait[:0]
-        self._found = 0
+        self._sampler = ClipSampler(inputs.model, settings, inputs.seed, len(plans))
+        self._kept: KeptClips | None = None
+        self._strangers: list[str] = []
+        self._spool = Spool(None)
+        self._clips = self._found = 0
+        self._raw = self._beyond = self._last = film.portrait[:0]
+        if film.motion is not None:
+            self._last = inputs.model.model.process_latent_out(film.motion[0])
 
-    def keep(self) -> None:
-        """Look for clips in the host's output folder, and keep there what is sampled."""
+    def __enter__(self) -> Reel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._spool.__exit__()
+
+    def keep(self, whole_film: bool) -> None:
+        """Look for clips in the host's output folder, and keep there what is sampled.
+
+        Args:
+            whole_film: whether the clips are a film, which can be opened from that folder.
+        """
         self._kept, self._strangers = kept_clips(
             self._inputs, self._settings, self._film, self._skip
         )
+        if self._kept is not None and whole_film:
+            self._spool = Spool(self._kept.folder)
+            self._kept.expect(self._plans, facts_of(self._inputs.model))
         if self._strangers:
             logger.info(self._about_strangers())
 
@@ -109,22 +129,22 @@ class Reel:
         A sound's last clip may keep fewer than n; then they reach back to the frames before the
         clip, and only in a film that is shorter than n on to what was sampled beyond its end.
         """
-        frames = torch.cat(self._frames)
-        seen, count = frames, self._config.temporal.num_motion_frames
-        if self._film.motion is not None:
-            before = self._inputs.model.model.process_latent_out(self._film.motion[0])
-            seen = torch.cat([before, frames])
-        missing = max(0, count - len(seen))
-        return frames, torch.cat([seen, self._beyond[:missing]])[-count:].clone()
+        count = self._config.temporal.num_motion_frames
+        missing = max(0, count - len(self._last))
+        last = torch.cat([self._last, self._beyond[:missing]])[-count:]
+        return self._spool.frames(), last.clone()
 
     def text(self) -> str:
         """What was done, for the node to show."""
-        said = f"{len(self._frames)} clips, {self._found} from cache"
+        said = f"{self._clips} clips, {self._found} from cache"
         return f"{said}\n{self._about_strangers()}" if self._strangers else said
 
     def _taken(self, raw: Tensor, plan: ClipPlan) -> Tensor:
-        self._frames.append(raw[: plan.kept])
+        frames, count = raw[: plan.kept], self._config.temporal.num_motion_frames
+        self._spool.append(frames)
+        self._last = torch.cat([self._last, frames])[-count:]
         self._beyond = raw[plan.kept :]
+        self._clips += 1
         return torch.as_tensor(self._inputs.model.model.process_latent_in(raw))
 
     def _skip(self, _: ClipPlan) -> None:
