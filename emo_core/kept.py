@@ -104,12 +104,12 @@ class KeptClips:
         self._manifest: Manifest | None = None
         self._name = ""
 
-    def expect(self, plans: Iterable[ClipPlan], facts: FilmFacts) -> int:
+    def expect(self, plans: Iterable[ClipPlan], facts: FilmFacts | None) -> int:
         """Learn of all clips of the film, so that it can be opened as soon as one is there.
 
         Args:
             plans: its clips, in order and without a gap.
-            facts: what else is to be known of it.
+            facts: what else is to be known of it; None for clips that are no film of their own.
 
         Returns:
             How many clips are there.
@@ -117,7 +117,8 @@ class KeptClips:
         plans = list(plans)
         keys = list(clip_keys(self._film, self._tracks, plans, self._motion))
         self._expected = {plan.index: key for plan, key in zip(plans, keys, strict=True)}
-        self._manifest = facts.manifest(keys, [plan.kept for plan in plans])
+        if facts is not None:
+            self._manifest = facts.manifest(keys, [plan.kept for plan in plans])
         return sum(self._store.has(key) for key in keys)
 
     def get(self, plan: ClipPlan) -> Tensor | None:

@@ -16,6 +16,7 @@ from .clip_sampler import ClipSampler, Settings
 from .film import Inputs, clip_plan, film_of, hand_over_of, say_what_is_missing
 from .host import parts_of
 from .keeping import facts_of, kept_clips
+from .telling import Telling
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def sample_film(
     with Reel(inputs, settings, film, plans) as reel:
         if keep_clips:
             reel.keep(whole_film=clip_index is None)
+        reel.foresee()
         for _ in generate(conditioner, film, plans, reel.sample, hand_over, reel):
             pass
         frames, last = reel.film()
@@ -72,7 +74,10 @@ class Reel:
     ) -> None:
         self._inputs, self._settings, self._film, self._plans = inputs, settings, film, plans
         self._config = parts_of(inputs.model).config
-        self._sampler = ClipSampler(inputs.model, settings, inputs.seed, len(plans))
+        self._sampler = ClipSampler(
+            inputs.model, settings, inputs.seed, len(plans), lambda done: self._telling.step(done)
+        )
+        self._telling = self._told(len(plans))
         self._kept: KeptClips | None = None
         self._strangers: list[str] = []
         self._spool = Spool(None)
@@ -96,32 +101,37 @@ class Reel:
         self._kept, self._strangers = kept_clips(
             self._inputs, self._settings, self._film, self._skip
         )
-        if self._kept is not None and whole_film:
+        if self._kept is not None:
             self._spool = Spool(self._kept.folder)
-            self._kept.expect(self._plans, facts_of(self._inputs.model))
+            facts = facts_of(self._inputs.model) if whole_film else None
+            there = self._kept.expect(self._plans, facts)
+            self._telling = self._told(len(self._plans) - there)
         if self._strangers:
             logger.info(self._about_strangers())
 
+    def foresee(self) -> None:
+        """Say what is needed, and what does not fit, before anything is sampled."""
+        folder = None if self._kept is None else self._kept.folder
+        self._telling.foresee(sum(plan.kept for plan in self._plans), folder)
+
     def sample(self, conditions: Conditions, noise: Tensor, plan: ClipPlan) -> Tensor:
         """A clip's conditions and noise (1, F, C, h, w) to the model's latents (1, F, C, h, w)."""
-        total = num_clips(len(self._film.audio), self._config.temporal.num_frames)
-        rate = self._config.frame_rate
-        logger.info(
-            "clip %d of %d, %s-%s, %d from cache", plan.index + 1, total,
-            _clock(plan.first / rate), _clock((plan.first + plan.kept) / rate), self._found,
-        )  # fmt: skip
         self._raw = self._sampler(conditions, noise, plan)
         return self._taken(self._raw, plan)[None]
 
     def get(self, plan: ClipPlan) -> Tensor | None:
         """See generate.Kept."""
         raw = None if self._kept is None else self._kept.get(plan)
-        return None if raw is None else self._taken(raw, plan)
+        if raw is not None:
+            return self._taken(raw, plan)
+        self._telling.begin(plan, self._found)
+        return None
 
     def put(self, plan: ClipPlan, latents: Tensor) -> None:
         """See generate.Kept; what is kept are the sampler's own."""
         if self._kept is not None:
             self._kept.put(plan, self._raw)
+        self._telling.end()
 
     def film(self) -> tuple[Tensor, Tensor]:
         """All frames (F, C, h, w), and the frames (n, C, h, w) before whatever goes on from them.
@@ -136,8 +146,13 @@ class Reel:
 
     def text(self) -> str:
         """What was done, for the node to show."""
-        said = f"{self._clips} clips, {self._found} from cache"
-        return f"{said}\n{self._about_strangers()}" if self._strangers else said
+        said = [f"{self._clips} clips, {self._found} from cache", *self._telling.warnings]
+        return "\n".join([*said, self._about_strangers()] if self._strangers else said)
+
+    def _told(self, to_sample: int) -> Telling:
+        total = num_clips(len(self._film.audio), self._config.temporal.num_frames)
+        whole = max(total, len(self._plans))  # clips may be shorter than they are sampled
+        return Telling(self._inputs.model, self._settings, whole, to_sample)
 
     def _taken(self, raw: Tensor, plan: ClipPlan) -> Tensor:
         frames, count = raw[: plan.kept], self._config.temporal.num_motion_frames
@@ -156,9 +171,3 @@ class Reel:
             f"what {', '.join(self._strangers)} does is known to its own pack alone, so these "
             "clips are reused only until this server ends"
         )
-
-
-def _clock(seconds: float) -> str:
-    """Minutes, seconds and hundredths, as 0:02.24."""
-    hundredths = round(seconds * 100)
-    return f"{hundredths // 6000}:{hundredths // 100 % 60:02}.{hundredths % 100:02}"
