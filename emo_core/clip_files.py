@@ -25,6 +25,11 @@ from .clip_keys import digest
 _CLIP_FORMAT = "emo-clip 1"
 _FILM_FORMAT = "emo-film 1"
 
+FILMS = "films"
+FILM_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
+# Nothing else is ever counted or removed: people give folders that hold other things.
+FILM_FILE = re.compile(rf"{FILMS}/film-({FILM_ID.pattern})\.json")
+
 _YOUNG_SECONDS = 60
 _REPLACE_PAUSES = (0.02, 0.05, 0.1, 0.2)
 
@@ -41,17 +46,19 @@ class Manifest:
     Attributes:
         keys: of all its clips in order, also of those that are not sampled yet.
         kept: frames of each clip that belong to the film.
-        clip_length: frames that its clips are sampled at.
         frame_rate: frames per second as "numerator/denominator" or a whole number.
-        sound: digest of the sound that belongs to it.
+        channels: of its latents.
+        scale: what its latents are divided by before a VAE decodes them.
+        began: when the first clip was made, in seconds since 1970.
         notes: plain JSON values, whatever else is wanted when it is opened.
     """
 
     keys: tuple[str, ...]
     kept: tuple[int, ...]
-    clip_length: int
     frame_rate: str
-    sound: str
+    channels: int
+    scale: float
+    began: float
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -75,13 +82,22 @@ class KeptFile(NamedTuple):
 def files_of(folder: Path, pattern: re.Pattern[str]) -> Iterator[KeptFile]:
     """The store's files of one kind; those that vanish meanwhile are left out."""
     for place in _entries(folder):
-        if place.name == "films" or len(place.name) == 2:
-            for entry in _entries(place.path):
-                name = f"{place.name}/{entry.name}"
-                if pattern.fullmatch(name):
-                    with contextlib.suppress(FileNotFoundError):
-                        found = entry.stat()
-                        yield KeptFile(Path(entry.path), name, found.st_size, found.st_mtime)
+        if place.name == FILMS or len(place.name) == 2:
+            yield from _files_in(place.path, place.name, pattern)
+
+
+def films_of(folder: Path) -> Iterator[KeptFile]:
+    """The store's files of films, without a look at its clips; the folder may not exist."""
+    return _files_in(folder / FILMS, FILMS, FILM_FILE)
+
+
+def _files_in(folder: Path | str, place: str, pattern: re.Pattern[str]) -> Iterator[KeptFile]:
+    for entry in _entries(folder):
+        name = f"{place}/{entry.name}"
+        if pattern.fullmatch(name):
+            with contextlib.suppress(FileNotFoundError):
+                found = entry.stat()
+                yield KeptFile(Path(entry.path), name, found.st_size, found.st_mtime)
 
 
 def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
@@ -120,9 +136,14 @@ def read_used(path: Path) -> bytes | None:
     except OSError as error:
         logger.warning("%s cannot be read (%s) and is left out", path, error.strerror or error)
         return None
+    note_use(path)
+    return data
+
+
+def note_use(path: Path) -> None:
+    """Say that a file was used now, if it is there: what was not used for longest goes first."""
     with contextlib.suppress(OSError):
         os.utime(path)
-    return data
 
 
 def set_aside(path: Path, error: Exception) -> None:

@@ -8,15 +8,17 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .clip_keys import FilmTracks, clip_key, digest, handed_on
+from .clip_files import Manifest
+from .clip_keys import FilmTracks, clip_key, clip_keys, digest, handed_on
 from .clips import ClipPlan
 from .config import EMOConfig
+from .films import FilmFacts, film_mark, film_name
 from .generate import Film
 from .store import ClipStore
 
@@ -92,6 +94,7 @@ class KeptClips:
     Attributes:
         found: clips that were there.
         made: clips that were not.
+        folder: of the store.
     """
 
     def __init__(
@@ -103,24 +106,47 @@ class KeptClips:
         on_found: Callable[[ClipPlan], None] | None = None,
     ) -> None:
         self.found = self.made = 0
-        self._store, self._film, self._tracks = store, film, tracks
+        self.folder = store.folder
+        self._store, self._film, self._tracks, self._motion = store, film, tracks, motion
         self._key: str | None = None
         self._before = None if motion is None else digest(motion)
         self._on_found = on_found
         self._writable = True
+        self._expected: dict[int, str] = {}
+        self._manifest: Manifest | None = None
+        self._name = ""
+
+    def expect(self, plans: Iterable[ClipPlan], facts: FilmFacts | None) -> int:
+        """Learn of all clips of the film, so that it can be opened as soon as one is there.
+
+        Args:
+            plans: its clips, in order and without a gap.
+            facts: what else is to be known of it; None for clips that are no film of their own.
+
+        Returns:
+            How many clips are there.
+        """
+        plans = list(plans)
+        keys = list(clip_keys(self._film, self._tracks, plans, self._motion))
+        self._expected = {plan.index: key for plan, key in zip(plans, keys, strict=True)}
+        if facts is not None:
+            self._manifest = facts.manifest(keys, [plan.kept for plan in plans])
+        return sum(self._store.has(key) for key in keys)
 
     def get(self, plan: ClipPlan) -> Tensor | None:
         """All latents (F, C, h, w) of the next clip on the CPU; None if they are not there.
 
         Clips are asked for once, in order and without a gap: each key holds the one before.
         """
-        self._key = clip_key(self._film, self._tracks, plan, self._before)
+        key = self._expected.get(plan.index)
+        self._key = key or clip_key(self._film, self._tracks, plan, self._before)
         self._before = handed_on(self._key, self._tracks, plan)
         latents = self._store.get(self._key)
         if latents is None:
             self.made += 1
             return None
         self.found += 1
+        self._kept_on(self._note_film)
         if self._on_found is not None:
             self._on_found(plan)
         return latents
@@ -132,8 +158,30 @@ class KeptClips:
             return
         if self._key is None:
             raise ValueError(f"clip {plan.index} was put before it was asked for; call get() first")
+        key, about = self._key, {"clip": plan.index, "first": plan.first}
+        self._kept_on(lambda: self._store.put(key, latents, about))
+        self._kept_on(self._note_film)
+
+    def _note_film(self) -> None:
+        """Write which clips make the film, or say that the film is in use."""
+        film = self._manifest
+        if film is not None and not self._name:
+            # A film that was begun before keeps its name, which workflows may have been saved with.
+            mark = film_mark(film.keys, film.kept)
+            names = (name for name in self._store.films() if name.endswith(f"_{mark}"))
+            self._name = next(names, "")
+            if not self._name:
+                self._store.write_manifest(film_name(film), film)
+                self._name = film_name(film)
+        elif self._name:
+            self._store.use_film(self._name)
+
+    def _kept_on(self, write: Callable[[], None]) -> None:
+        """Write to the folder, as long as it takes anything; what it refuses is said once."""
+        if not self._writable:
+            return
         try:
-            self._store.put(self._key, latents, {"clip": plan.index, "first": plan.first})
+            write()
         except OSError as error:
             self._writable = False
             logger.warning("%s; the film goes on without keeping its clips", error)

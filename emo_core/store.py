@@ -19,10 +19,15 @@ import torch
 from torch import Tensor
 
 from .clip_files import (
+    FILM_FILE,
+    FILM_ID,
+    FILMS,
     NOT_OURS,
     Manifest,
     evict,
     files_of,
+    films_of,
+    note_use,
     packed,
     packed_film,
     plain_json,
@@ -36,13 +41,10 @@ from .clip_files import (
 _LEFT_OVER_SECONDS = 24 * 60 * 60
 _LISTING_SHARE = 16
 _KEY = re.compile(r"[0-9a-f]{64}")
-_FILM_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
-# Nothing else is ever counted or removed: people give folders that hold other things.
-_FILM_FILE = re.compile(rf"films/film-{_FILM_ID.pattern}\.json")
 _KEPT_FILE = re.compile(
-    rf"([0-9a-f]{{2}}/{_KEY.pattern}\.safetensors|{_FILM_FILE.pattern})(\.damaged)?"
+    rf"([0-9a-f]{{2}}/{_KEY.pattern}\.safetensors|{FILM_FILE.pattern})(\.damaged)?"
 )
-_PARTIAL_FILE = re.compile(r"([0-9a-f]{2}|films)/\..+\.partial")
+_PARTIAL_FILE = re.compile(rf"([0-9a-f]{{2}}|{FILMS})/\..+\.partial")
 
 
 class Usage(NamedTuple):
@@ -50,6 +52,12 @@ class Usage(NamedTuple):
 
     num_bytes: int
     num_clips: int
+
+
+def known_films(folder: Path) -> list[str]:
+    """The names of the films that a store's folder knows, last used first; it may not exist."""
+    files = sorted(films_of(folder), key=lambda file: file.used, reverse=True)
+    return [str(FILM_FILE.sub(r"\1", file.name)) for file in files]
 
 
 class ClipStore:
@@ -86,7 +94,7 @@ class ClipStore:
 
     def check_writable(self) -> None:
         """Raise put()'s OSError before any work is done, if a small file cannot be written."""
-        path = self.folder / "films" / f".{secrets.token_hex(8)}.partial"
+        path = self.folder / FILMS / f".{secrets.token_hex(8)}.partial"
         self._write(path, b"0")
         with contextlib.suppress(OSError):
             path.unlink()
@@ -142,6 +150,10 @@ class ClipStore:
                 return torch.as_tensor(file.get_tensor("latents"))
         return found[0]
 
+    def has(self, key: str) -> bool:
+        """Whether a clip's file is there; whether it is whole, get() says."""
+        return self._clip_path(key).is_file()
+
     def header(self, key: str) -> dict[str, Any] | None:
         """The plain values that were put beside a clip; None if it is not there."""
         found = self._read_clip(key)
@@ -182,8 +194,11 @@ class ClipStore:
 
     def films(self) -> list[str]:
         """The films that are known, last used first."""
-        files = sorted(files_of(self.folder, _FILM_FILE), key=lambda file: file.used, reverse=True)
-        return [file.name.removeprefix("films/film-").removesuffix(".json") for file in files]
+        return known_films(self.folder)
+
+    def use_film(self, film_id: str) -> None:
+        """Say that a film is being made or seen, so that it stays as long as its clips do."""
+        note_use(self._film_path(film_id))
 
     def usage(self) -> Usage:
         """How much the store holds now, files of other processes included."""
@@ -197,13 +212,13 @@ class ClipStore:
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def _film_path(self, film_id: str) -> Path:
-        if not _FILM_ID.fullmatch(film_id):
+        if not FILM_ID.fullmatch(film_id):
             raise ValueError(
                 f"a film is named by 1 to 100 letters, digits, - and _, got {film_id!r}; "
                 "clip_keys.digest() makes such a name of any text"
             )
         # Behind a prefix, since Windows has no files called con or nul.
-        return self.folder / "films" / f"film-{film_id}.json"
+        return self.folder / FILMS / f"film-{film_id}.json"
 
     def _read_clip(self, key: str) -> tuple[Tensor, dict[str, Any]] | None:
         path = self._clip_path(key)

@@ -59,12 +59,16 @@ class ClipSampler:
         settings: widgets and sockets.
         seed: of the film.
         total_clips: how many clips the bar is for.
+        on_step: told of the steps of a clip that are done, after each.
 
     Raises:
         ValueError: if there is no step to sample, or a NOISE or GUIDER does not fit.
     """
 
-    def __init__(self, model: Any, settings: Settings, seed: int, total_clips: int) -> None:
+    def __init__(
+        self, model: Any, settings: Settings, seed: int, total_clips: int,
+        on_step: Callable[[int], None] | None = None,
+    ) -> None:  # fmt: skip
         if settings.num_steps < 1:
             raise ValueError(
                 f"sampling needs at least two sigmas, got {settings.num_steps + 1}; give more steps"
@@ -75,7 +79,7 @@ class ClipSampler:
             _check_noise(settings.noise)
         self._model, self._settings, self._seed = model, settings, seed
         self._bar = comfy.utils.ProgressBar(total_clips * settings.num_steps)
-        self._done = 0
+        self._done, self._on_step = 0, on_step
         self._previewer = latent_preview.get_previewer(
             model.load_device, model.model.latent_format
         )
@@ -150,6 +154,8 @@ class ClipSampler:
             # Some samplers count more steps than were asked for; the bar must not run over.
             part = min(steps, steps * (step + 1) // max(total_steps, 1))
             self._bar.update_absolute(begun + part, preview=preview)
+            if self._on_step is not None:
+                self._on_step(part)
 
         return callback
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ import comfy.patcher_extension
 import comfy.supported_models_base
 import torch
 from comfy.ldm.modules.attention import attention_pytorch, optimized_attention
+from comfy_execution.utils import get_executing_context
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -144,6 +146,26 @@ def file_stamp(path: Path | None) -> str:
 def check_interrupted() -> None:
     """Raise the host's interruption if the user asked for one."""
     comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def show_text(text: str) -> None:
+    """Show a text in the running node, as long as it runs; nothing where there is no server."""
+    # Not imported: outside of a server it would be started.
+    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    context = get_executing_context()
+    if context is not None and hasattr(server, "send_progress_text"):
+        server.send_progress_text(text, context.node_id)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device, those of models that the host would move away included."""
+    management = comfy.model_management
+    loaded = sum(
+        model.model_loaded_memory()
+        for model in management.current_loaded_models
+        if model.device == device and model.model is not None
+    )
+    return int(management.get_free_memory(device)) + int(loaded)
 
 
 class HostAttention:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ..emo_core.clip_keys import FilmConstants, digest, film_key
 from ..emo_core.clips import ClipPlan
+from ..emo_core.films import FilmFacts
 from ..emo_core.generate import Film
 from ..emo_core.kept import KeptClips, open_store, still_region, tracks_of
 from .clip_sampler import Settings
@@ -54,9 +56,15 @@ def kept_clips(
     return KeptClips(store, key, tracks, film.motion, on_found), seen.strangers
 
 
-def _constants(
-    inputs: Inputs, settings: Settings, film: Film, seen: Fingerprint
-) -> FilmConstants:
+def facts_of(model: Any) -> FilmFacts:
+    """What is to be known of a film that a MODEL makes; LATENTs are what VAEs decode."""
+    config = parts_of(model).config
+    return FilmFacts(
+        config.name, Fraction(config.frame_rate), config.unet.latent_channels, scale=1.0
+    )
+
+
+def _constants(inputs: Inputs, settings: Settings, film: Film, seen: Fingerprint) -> FilmConstants:
     parts, model = parts_of(inputs.model), inputs.model
     noise = "clip_noise"
     if settings.noise is not None:

@@ -17,14 +17,25 @@ import torch
 from torch import Tensor
 
 from ..emo_core.video import VideoWriter
-from .compat import InputImpl, Schema, io
+from .compat import InputImpl, Schema, io, ui
 from .host import check_interrupted
+from .kept_film import (
+    NONE,
+    about,
+    check_film,
+    film_state,
+    film_widget,
+    opened_film,
+    wants_latent,
+)
 from .waveform import cut_audio
 
 logger = logging.getLogger(__name__)
 
 _BROADCAST = (24, 30, 48, 60, 120)
 """Frame rates that have a sister a thousandth slower: 29.97 is 30000/1001."""
+_PIECE = 64
+"""Frames that are looked through at once: a film may be longer than the memory."""
 
 
 class EMODecodeVideo(io.ComfyNode):
@@ -43,7 +54,8 @@ class EMODecodeVideo(io.ComfyNode):
             inputs=_inputs(),
             outputs=[
                 io.Video.Output(
-                    "video", display_name="video",
+                    "video",
+                    display_name="video",
                     tooltip="The film, H.264 with AAC sound, in ComfyUI's temp folder until "
                     "ComfyUI ends or starts again; connect Save Video to keep it.",
                 )
@@ -51,21 +63,43 @@ class EMODecodeVideo(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, kept_film: str = NONE) -> bool | str:
+        """A saved workflow may name a film that is gone; the list that was offered is no matter."""
+        return check_film(kept_film)
+
+    @classmethod
+    def fingerprint_inputs(cls, kept_film: str = NONE, **_: Any) -> str:
+        """A kept film is decoded again when it has grown."""
+        return film_state(kept_film)
+
+    @classmethod
+    def check_lazy_status(cls, kept_film: str = NONE, **given: Any) -> list[str]:
+        """For a kept film nothing is sampled."""
+        return ["latent"] if wants_latent(given, kept_film) else []
+
+    @classmethod
     def execute(
-        cls, vae: Any, latent: Any, fps: float, clip_frames: int, audio: Any = None
-    ) -> io.NodeOutput:
+        cls, vae: Any, fps: float, clip_frames: int, latent: Any = None, audio: Any = None,
+        kept_film: str = NONE,
+    ) -> io.NodeOutput:  # fmt: skip
         """Write the film."""
-        samples, rate = _samples(latent, vae), frame_rate(fps)
+        rate, scale, shown = frame_rate(fps), 1.0, None
+        if kept_film != NONE:
+            opened = opened_film(kept_film)
+            rate, scale = Fraction(opened.film.frame_rate), opened.film.scale
+            shown = ui.PreviewText(about(opened, kept_film, float(rate)))
+            latent = {"samples": opened.frames}
+        samples = _samples(latent, vae)
         sound = None if audio is None else _film_sound(audio, len(samples), rate)
         path = _new_film()
         try:
-            _write(path, _decoded(vae, samples, clip_frames), rate, sound)
+            _write(path, _decoded(vae, samples, clip_frames, scale), rate, sound)
         except OSError as error:
             raise ValueError(
                 f"{error} (the folder for films on their way is ComfyUI's start option "
                 "--temp-directory)"
             ) from error
-        return io.NodeOutput(InputImpl.VideoFromFile(str(path)))
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=shown)
 
 
 def _inputs() -> list[Any]:
@@ -77,8 +111,11 @@ def _inputs() -> list[Any]:
         ),
         io.Latent.Input(
             "latent",
+            optional=True,
+            lazy=True,
             tooltip="The frames of the film as a batch [frames, channels, height, width], from "
-            "MotionFrameLooper, EMOSampler or a core sampler.",
+            "MotionFrameLooper, EMOSampler or a core sampler; left out, and not even sampled, "
+            "where a kept film is chosen.",
         ),
         io.Audio.Input(
             "audio",
@@ -104,6 +141,7 @@ def _inputs() -> list[Any]:
             tooltip="Frames decoded at once, from 1 to 256: lower it when memory runs out, raise "
             "it when a large GPU has nothing to do; the film is the same.",
         ),
+        film_widget(),
     ]
 
 
@@ -126,6 +164,10 @@ def _samples(latent: Any, vae: Any) -> Tensor:
     """The latents (F, C, h, w) of a LATENT, checked against the VAE."""
     if vae is None:
         raise ValueError("there is no VAE; connect the VAE output of EMOModelLoader")
+    if latent is None:
+        raise ValueError(
+            "there is nothing to decode: connect MotionFrameLooper to latent, or choose a kept_film"
+        )
     samples = latent["samples"]
     if not isinstance(samples, Tensor) or samples.ndim != 4:
         got = list(samples.shape) if isinstance(samples, Tensor) else type(samples).__name__
@@ -143,7 +185,7 @@ def _samples(latent: Any, vae: Any) -> Tensor:
             f"the latent has {samples.shape[1]} channels and the VAE decodes {channels}; connect "
             "the VAE of the model that sampled it, which is EMOModelLoader's for emo-tiny"
         )
-    if not bool(torch.isfinite(samples).all()):
+    if not all(bool(torch.isfinite(piece).all()) for piece in samples.split(_PIECE)):
         raise ValueError(
             "the latent holds NaN or infinite numbers, so sampling failed: lower cfg, take more "
             "steps, or load the model in fp32"
@@ -172,13 +214,14 @@ def _new_film() -> Path:
     return folder / f"emo_{secrets.token_hex(8)}.mp4"
 
 
-def _decoded(vae: Any, samples: Tensor, clip_frames: int) -> Iterator[Tensor]:
-    """The film's frames, a piece (f, 3, H, W) in 0..1 at a time."""
+def _decoded(vae: Any, samples: Tensor, clip_frames: int, scale: float = 1.0) -> Iterator[Tensor]:
+    """The film's frames, a piece (f, 3, H, W) in 0..1 at a time; latents are divided by scale."""
     firsts = range(0, len(samples), clip_frames)
     progress = comfy.utils.ProgressBar(len(firsts))
     for done, first in enumerate(firsts):
         check_interrupted()
-        yield _decode(vae, samples[first : first + clip_frames])
+        piece = samples[first : first + clip_frames]
+        yield _decode(vae, piece if scale == 1 else piece / scale)
         progress.update_absolute(done + 1)
 
 

@@ -10,10 +10,13 @@ from torch import Tensor
 from ..emo_core.clips import ClipPlan, num_clips, plan_clips
 from ..emo_core.conditions import Conditions
 from ..emo_core.generate import Film, generate
+from ..emo_core.kept import KeptClips
+from ..emo_core.spool import Spool
 from .clip_sampler import ClipSampler, Settings
 from .film import Inputs, clip_plan, film_of, hand_over_of, say_what_is_missing
 from .host import parts_of
-from .keeping import kept_clips
+from .keeping import facts_of, kept_clips
+from .telling import Telling
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +46,13 @@ def sample_film(
         plans = [clip_plan(conditioner.config, count, clip_index)]
         say_what_is_missing(film, clip_index)
     hand_over = hand_over_of(inputs)
-    reel = Reel(inputs, settings, film, len(plans))
-    if keep_clips:
-        reel.keep()
-    for _ in generate(conditioner, film, plans, reel.sample, hand_over, reel):
-        pass
-    frames, last = reel.film()
+    with Reel(inputs, settings, film, plans) as reel:
+        if keep_clips:
+            reel.keep(whole_film=clip_index is None)
+        reel.foresee()
+        for _ in generate(conditioner, film, plans, reel.sample, hand_over, reel):
+            pass
+        frames, last = reel.film()
     return {"samples": frames}, {"samples": last}, reel.text()
 
 
@@ -56,52 +60,78 @@ class Reel:
     """A film's clips as the host's sampler gave them; generate.Kept, and its SampleClip.
 
     The clips are kept unscaled too, for equal bits: nothing is scaled to the model's latents and
-    back.
+    back. Where clips are kept, a long film's frames are in no memory.
 
     Args:
         inputs: what the node is connected to.
         settings: its widgets.
         film: what the clips are made from.
-        total_clips: how many clips are to be made.
+        plans: the clips to be made.
     """
 
-    def __init__(self, inputs: Inputs, settings: Settings, film: Film, total_clips: int) -> None:
-        self._inputs, self._settings, self._film = inputs, settings, film
+    def __init__(
+        self, inputs: Inputs, settings: Settings, film: Film, plans: list[ClipPlan]
+    ) -> None:
+        self._inputs, self._settings, self._film, self._plans = inputs, settings, film, plans
         self._config = parts_of(inputs.model).config
-        self._sampler = ClipSampler(inputs.model, settings, inputs.seed, total_clips)
-        self._kept, self._strangers = None, list[str]()
-        self._frames: list[Tensor] = []
-        self._raw = self._beyond = film.portrait[:0]
-        self._found = 0
+        self._sampler = ClipSampler(
+            inputs.model, settings, inputs.seed, len(plans), lambda done: self._telling.step(done)
+        )
+        self._telling = self._told(len(plans))
+        self._kept: KeptClips | None = None
+        self._strangers: list[str] = []
+        self._spool = Spool(None)
+        self._clips = self._found = 0
+        self._raw = self._beyond = self._last = film.portrait[:0]
+        if film.motion is not None:
+            self._last = inputs.model.model.process_latent_out(film.motion[0])
 
-    def keep(self) -> None:
-        """Look for clips in the host's output folder, and keep there what is sampled."""
+    def __enter__(self) -> Reel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._spool.__exit__()
+
+    def keep(self, whole_film: bool) -> None:
+        """Look for clips in the host's output folder, and keep there what is sampled.
+
+        Args:
+            whole_film: whether the clips are a film, which can be opened from that folder.
+        """
         self._kept, self._strangers = kept_clips(
             self._inputs, self._settings, self._film, self._skip
         )
+        if self._kept is not None:
+            self._spool = Spool(self._kept.folder)
+            facts = facts_of(self._inputs.model) if whole_film else None
+            there = self._kept.expect(self._plans, facts)
+            self._telling = self._told(len(self._plans) - there)
         if self._strangers:
             logger.info(self._about_strangers())
 
+    def foresee(self) -> None:
+        """Say what is needed, and what does not fit, before anything is sampled."""
+        folder = None if self._kept is None else self._kept.folder
+        self._telling.foresee(sum(plan.kept for plan in self._plans), folder)
+
     def sample(self, conditions: Conditions, noise: Tensor, plan: ClipPlan) -> Tensor:
         """A clip's conditions and noise (1, F, C, h, w) to the model's latents (1, F, C, h, w)."""
-        total = num_clips(len(self._film.audio), self._config.temporal.num_frames)
-        rate = self._config.frame_rate
-        logger.info(
-            "clip %d of %d, %s-%s, %d from cache", plan.index + 1, total,
-            _clock(plan.first / rate), _clock((plan.first + plan.kept) / rate), self._found,
-        )  # fmt: skip
         self._raw = self._sampler(conditions, noise, plan)
         return self._taken(self._raw, plan)[None]
 
     def get(self, plan: ClipPlan) -> Tensor | None:
         """See generate.Kept."""
         raw = None if self._kept is None else self._kept.get(plan)
-        return None if raw is None else self._taken(raw, plan)
+        if raw is not None:
+            return self._taken(raw, plan)
+        self._telling.begin(plan, self._found)
+        return None
 
     def put(self, plan: ClipPlan, latents: Tensor) -> None:
         """See generate.Kept; what is kept are the sampler's own."""
         if self._kept is not None:
             self._kept.put(plan, self._raw)
+        self._telling.end()
 
     def film(self) -> tuple[Tensor, Tensor]:
         """All frames (F, C, h, w), and the frames (n, C, h, w) before whatever goes on from them.
@@ -109,22 +139,27 @@ class Reel:
         A sound's last clip may keep fewer than n; then they reach back to the frames before the
         clip, and only in a film that is shorter than n on to what was sampled beyond its end.
         """
-        frames = torch.cat(self._frames)
-        seen, count = frames, self._config.temporal.num_motion_frames
-        if self._film.motion is not None:
-            before = self._inputs.model.model.process_latent_out(self._film.motion[0])
-            seen = torch.cat([before, frames])
-        missing = max(0, count - len(seen))
-        return frames, torch.cat([seen, self._beyond[:missing]])[-count:].clone()
+        count = self._config.temporal.num_motion_frames
+        missing = max(0, count - len(self._last))
+        last = torch.cat([self._last, self._beyond[:missing]])[-count:]
+        return self._spool.frames(), last.clone()
 
     def text(self) -> str:
         """What was done, for the node to show."""
-        said = f"{len(self._frames)} clips, {self._found} from cache"
-        return f"{said}\n{self._about_strangers()}" if self._strangers else said
+        said = [f"{self._clips} clips, {self._found} from cache", *self._telling.warnings]
+        return "\n".join([*said, self._about_strangers()] if self._strangers else said)
+
+    def _told(self, to_sample: int) -> Telling:
+        total = num_clips(len(self._film.audio), self._config.temporal.num_frames)
+        whole = max(total, len(self._plans))  # clips may be shorter than they are sampled
+        return Telling(self._inputs.model, self._settings, whole, to_sample)
 
     def _taken(self, raw: Tensor, plan: ClipPlan) -> Tensor:
-        self._frames.append(raw[: plan.kept])
+        frames, count = raw[: plan.kept], self._config.temporal.num_motion_frames
+        self._spool.append(frames)
+        self._last = torch.cat([self._last, frames])[-count:]
         self._beyond = raw[plan.kept :]
+        self._clips += 1
         return torch.as_tensor(self._inputs.model.model.process_latent_in(raw))
 
     def _skip(self, _: ClipPlan) -> None:
@@ -136,9 +171,3 @@ class Reel:
             f"what {', '.join(self._strangers)} does is known to its own pack alone, so these "
             "clips are reused only until this server ends"
         )
-
-
-def _clock(seconds: float) -> str:
-    """Minutes, seconds and hundredths, as 0:02.24."""
-    hundredths = round(seconds * 100)
-    return f"{hundredths // 6000}:{hundredths // 100 % 60:02}.{hundredths % 100:02}"

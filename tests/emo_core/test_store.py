@@ -520,7 +520,7 @@ def test_an_interruption_while_writing_leaves_nothing(
 def film(*names: int) -> Manifest:
     return Manifest(
         keys=tuple(key_of(name) for name in names), kept=(12,) * (len(names) - 1) + (5,),
-        clip_length=12, frame_rate="30000/1001", sound=key_of("sound"),
+        frame_rate="30000/1001", channels=4, scale=0.18215, began=1.8e9,
         notes={"portrait": "\u00e4"},
     )  # fmt: skip
 

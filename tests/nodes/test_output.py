@@ -101,8 +101,8 @@ def test_the_sockets_are_what_saved_workflows_count_on(node):
     schema = node.EMODecodeVideo.define_schema()
     assert (schema.node_id, schema.category) == ("EMODecodeVideo", "EMO")
     assert [(i.id, i.io_type, i.optional) for i in schema.inputs] == [
-        ("vae", "VAE", False), ("latent", "LATENT", False), ("audio", "AUDIO", True),
-        ("fps", "FLOAT", False), ("clip_frames", "INT", False),
+        ("vae", "VAE", False), ("latent", "LATENT", True), ("audio", "AUDIO", True),
+        ("fps", "FLOAT", False), ("clip_frames", "INT", False), ("kept_film", "COMBO", True),
     ]  # fmt: skip
     assert [(o.id, o.io_type) for o in schema.outputs] == [("video", "VIDEO")]
     schema.validate()

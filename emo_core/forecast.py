@@ -1,0 +1,216 @@
+"""What a film will need, counted before it is made: no step is run, and nothing is guessed by name.
+
+The networks run once on PyTorch's meta device, where tensors have sizes and no content. Not seen is
+what an operator takes for itself, such as a convolution's workspace, and what the host keeps free.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from .conditions import Conditions
+from .config import EMOConfig
+from .live_bytes import LiveBytes, bytes_of
+from .model import EMO, ClipInputs
+from .reference import halved
+from .sampling import Guidance, predict
+
+_LAYERS = ("Linear", "Conv1d", "Conv2d", "Embedding")
+
+
+@dataclass(frozen=True)
+class StepBytes:
+    """What one sampling step needs on its device.
+
+    Attributes:
+        weights: of all networks of the model but VAE and audio encoder.
+        conditions: of a clip, constant over its steps: features, tokens, keys and values.
+        activations: most that lives at once beside them.
+    """
+
+    weights: int
+    conditions: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.conditions + self.activations
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a whole film needs.
+
+    Attributes:
+        step: on the device.
+        latents: of its frames, in memory or in a mapped file.
+        clips: of the clips that are to be sampled, on disk if they are kept.
+        pictures: of its frames as IMAGE, which EMODecodeVideo never holds.
+    """
+
+    step: StepBytes
+    latents: int
+    clips: int
+    pictures: int
+
+    def __str__(self) -> str:
+        step = self.step
+        return (
+            f"needs {_size(step.total)} to sample (weights {_size(step.weights)}, a clip's "
+            f"conditions {_size(step.conditions)}, activations {_size(step.activations)}); the "
+            f"film's latents are {_size(self.latents)}, its frames as IMAGE would be "
+            f"{_size(self.pictures)}"
+        )
+
+
+@dataclass(frozen=True)
+class Room:
+    """What there is, in bytes.
+
+    Attributes:
+        device: free where the networks run, or to be freed.
+        memory: free in the computer's memory.
+        disk: free where clips are kept; None if none are.
+        shared: whether the device's memory is the computer's.
+    """
+
+    device: int
+    memory: int
+    disk: int | None
+    shared: bool
+
+
+@lru_cache(maxsize=8)
+def step_bytes(config: EMOConfig, guidance: Guidance, dtype: torch.dtype) -> StepBytes:
+    """Count what a step needs.
+
+    Args:
+        config: the model.
+        guidance: how many branches run as one batch; the scales do not matter.
+        dtype: what the networks compute in and are kept in.
+    """
+    operations = SimpleNamespace(
+        **{name: getattr(nn, name) for name in _LAYERS},
+        GroupNorm=_GroupNorm, LayerNorm=_LayerNorm, attend=_attend,
+    )  # fmt: skip
+    side, temporal = config.latent_size, config.temporal
+    with torch.no_grad():
+        model = EMO(config, dtype, "meta", operations)
+        conditions = _conditions(model)
+        clip = model.denoising_unet.prepare(conditions)
+        shape = (1, temporal.num_frames, config.unet.latent_channels, side, side)
+        latents = torch.empty(shape, device="meta", dtype=dtype)
+        with LiveBytes() as live:
+            predict(model.denoising_unet, latents, 999, clip, guidance)
+        weights = sum(parameter.nbytes for parameter in model.parameters())
+        return StepBytes(weights, bytes_of([conditions, clip]), live.peak)
+
+
+def forecast(config: EMOConfig, step: StepBytes, num_frames: int, clips_to_sample: int) -> Forecast:
+    """Count what a film needs.
+
+    Args:
+        config: the model.
+        step: of step_bytes().
+        num_frames: of the film.
+        clips_to_sample: clips that are not kept from before.
+    """
+    side, size = config.latent_size, config.picture_size
+    frame = config.unet.latent_channels * side * side * torch.float32.itemsize
+    return Forecast(
+        step=step,
+        latents=num_frames * frame,
+        clips=clips_to_sample * config.temporal.num_frames * frame,
+        pictures=num_frames * 3 * size * size * torch.float32.itemsize,
+    )
+
+
+def what_does_not_fit(needs: Forecast, room: Room) -> list[str]:
+    """A sentence for everything that is too large, with what to change; [] if all fits."""
+    step, said = needs.step, []
+    running = step.conditions + step.activations
+    if running > room.device:
+        said.append(
+            f"a step needs {_size(running)} beside the weights and {_size(room.device)} are free; "
+            "set cfg to 1, load the model in fp16, close what else uses the memory, or take "
+            "weights for smaller pictures"
+        )
+    elif step.total > room.device:
+        said.append(
+            f"the weights ({_size(step.weights)}) do not fit beside a step into the "
+            f"{_size(room.device)} that are free, so that they are moved in parts, which is "
+            "slower; load the model in fp16, or close what else uses the memory"
+        )
+    in_memory = needs.latents if room.disk is None else 0
+    # Joining the clips needs them twice for a moment.
+    if 2 * in_memory + (step.total if room.shared else 0) > room.memory and in_memory:
+        said.append(
+            f"the film's latents need {_size(2 * in_memory)} of memory and {_size(room.memory)} "
+            "are free; turn keep_clips on, which leaves them on the disk, or make the film in parts"
+        )
+    if room.disk is not None and needs.clips + needs.latents > room.disk:
+        said.append(
+            f"keeping the clips and the film needs {_size(needs.clips + needs.latents)} of disk "
+            f"and {_size(room.disk)} are free; make room there, or the clips that do not fit are "
+            "not kept"
+        )
+    return said
+
+
+def _conditions(model: EMO) -> Conditions:
+    """Of a clip in the middle of a film, on the meta device."""
+    config, audio = model.config, model.config.audio
+    side, size, frames = config.latent_size, config.picture_size, config.temporal.num_frames
+    channels, levels = config.unet.latent_channels, len(config.unet.widths)
+    dtype = next(model.parameters()).dtype
+
+    def sized(*shape: int) -> Tensor:
+        return torch.empty(shape, device="meta", dtype=dtype)
+
+    speed, masks = None, ()
+    if config.speed is not None:
+        speed = sized(1, frames, 2 * config.speed.window + 1)
+    if audio.attention == "masked3":
+        masks = tuple(sized(3, halved(side, level), halved(side, level)) for level in range(levels))
+    inputs = ClipInputs(
+        sized(1, frames, 2 * audio.window + 1, audio.num_layers, audio.layer_width),
+        sized(1, config.locator.in_channels, size, size), speed, masks=masks,
+    )  # fmt: skip
+    portrait = model.encode_portrait(sized(1, channels, side, side))
+    motion = model.encode_motion(sized(1, config.temporal.num_motion_frames, channels, side, side))
+    return model.conditions(portrait, motion, inputs)
+
+
+class _GroupNorm(nn.GroupNorm):
+    """The size of what it gives; meta's own is made of small operators in Python, and slow."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return torch.empty_like(hidden_states)
+
+
+class _LayerNorm(nn.LayerNorm):
+    """See _GroupNorm."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return torch.empty_like(hidden_states)
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, num_heads: int, bias: Tensor | None = None
+) -> Tensor:
+    """The size of what attend() gives; meta lays out all products, which no backend does."""
+    return torch.empty_like(query)
+
+
+def _size(count: int) -> str:
+    """Bytes for people: 3.2 GB, 45 MB."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count / 1000:.0f} KB"
