@@ -7,7 +7,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from .conditions import EVEN_MOTION, MotionWeights
 from .face import Box
+from .film_size import Wanted, check_size
 from .hallo_files import VARIANTS, Variant
 from .sampling import SOLVERS, Solver, sampling_timesteps
 from .speed import parse_speed
@@ -15,6 +17,7 @@ from .video import check_film_path
 from .weights import find_checkpoint
 
 MAX_CFG = 30.0
+MAX_MOTION_WEIGHT = 10.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,10 @@ class AnimateRequest:
         face_embedding: file of the portrait's face embedding; None for zeros.
         clips: folder where sampled clips are kept, so that none is sampled twice; None for none.
         clips_limit: what that folder may take, in GB, above 0.
+        size: rows and columns of the film; "portrait" for the portrait's own shape; None for the
+            model's own square.
+        motion_weights: how far the sound moves the picture, the face and the lips, 0 to 10 each,
+            for Hallo's weights.
     """
 
     portrait: Path
@@ -71,6 +78,8 @@ class AnimateRequest:
     face_embedding: Path | None = None
     clips: Path | None = None
     clips_limit: float = 2.0
+    size: Wanted = None
+    motion_weights: MotionWeights = EVEN_MOTION
 
 
 def check_request(request: AnimateRequest) -> None:
@@ -109,6 +118,7 @@ def check_request(request: AnimateRequest) -> None:
         raise ValueError("landmarks say where face and lips are; leave out the boxes of both")
     if request.lip_box is not None and request.face_box is None:
         raise ValueError("a lip box goes with a face box; give --face-box too")
+    _check_size_and_weights(request)
     if request.variant not in VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {request.variant!r}")
     if not (math.isfinite(request.clips_limit) and request.clips_limit > 0):
@@ -116,3 +126,20 @@ def check_request(request: AnimateRequest) -> None:
             f"clips limit must be above 0 GB, got {request.clips_limit:g}; --no-clips keeps nothing"
         )
     find_checkpoint(request.model)
+
+
+def _check_size_and_weights(request: AnimateRequest) -> None:
+    size = request.size
+    if size is not None and size != "portrait":
+        check_size(size)
+    if request.reproduce and size is not None and (size == "portrait" or size[0] != size[1]):
+        raise ValueError(
+            "reproduce does what Hallo's own program does, which makes squares only; leave the "
+            "size out, or give a square such as 512x512"
+        )
+    weights = request.motion_weights
+    if not all(0 <= weight <= MAX_MOTION_WEIGHT for weight in weights):
+        raise ValueError(
+            f"pose, face and lip weight must be 0 to {MAX_MOTION_WEIGHT:g} each (1 is what the "
+            f"weights were trained with), got {', '.join(f'{w:g}' for w in weights)}"
+        )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .audio_tokens import window_features
 from .clips import ClipNoise, ClipPlan, Noise
-from .conditions import Conditions
+from .conditions import EVEN_MOTION, Conditions, MotionWeights
 from .model import ClipInputs, Conditioner
 from .reference import Bank
 from .sampling import SampleClip
@@ -37,6 +37,7 @@ class Film:
         seed: of the noise.
         face: (1, face_embedding_width), face embedding; None for zeros, the face of nobody (Hallo).
         masks: of each resolution level (3, h, w), from face_masks.mask_levels() (Hallo).
+        motion_weights: how far the sound moves the picture, the face and the lips (Hallo).
     """
 
     portrait: Tensor
@@ -47,6 +48,7 @@ class Film:
     seed: int = 0
     face: Tensor | None = None
     masks: tuple[Tensor, ...] = ()
+    motion_weights: MotionWeights = EVEN_MOTION
 
 
 class Kept(Protocol):
@@ -157,4 +159,5 @@ def clip_inputs(model: Conditioner, film: Film, plan: ClipPlan) -> ClipInputs:
         speed=speed,
         face=None if film.face is None else film.face.to(place),
         masks=tuple(masks.to(place) for masks in film.masks),
+        motion_weights=film.motion_weights,
     )
