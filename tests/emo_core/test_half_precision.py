@@ -74,6 +74,7 @@ def test_the_angles_of_time_are_single(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", HALVES)
+@torch.no_grad()
 def test_norms_count_in_single(dtype: torch.dtype) -> None:
     build = Build(dtype=dtype)
     tokens = (300 + draw("tokens", 4, 64, 8, 8)).to(dtype)
