@@ -15,16 +15,18 @@ from .animate_request import AnimateRequest, check_request
 from .clip_keys import FilmConstants, file_digest, film_key
 from .clips import ClipPlan, Noise
 from .complete import complete
+from .conditions import EVEN_MOTION
 from .devices import dtype_for, find_device
 from .existing import existing_film, region_of_latents
 from .film import Material, decode, film_from, film_noise, hand_over, own_vae
+from .film_size import film_size
 from .generate import Film, HandOver, generate
 from .given import Given
 from .hand_over import Greyed
 from .joins import plan_joins
 from .kept import KeptClips, open_store, still_region, tracks_of
 from .lock import locked
-from .pictures import portrait_square, read_picture
+from .pictures import Size, portrait_square, read_picture
 from .rhythm import speed_from_sound
 from .sampling import Guidance, make_sampler
 from .sound_files import read_sound
@@ -73,6 +75,8 @@ class AnimateReport:
         steps: sampling steps of a clip.
         cfg: guidance scale.
         reused: clips that were kept from before and not sampled again.
+        width: of the film, in pixels.
+        height: of the film, in pixels.
     """
 
     output: str
@@ -85,6 +89,8 @@ class AnimateReport:
     steps: int
     cfg: float
     reused: int = 0
+    width: int = 0
+    height: int = 0
 
 
 def animate(request: AnimateRequest, progress: Progress | None = None) -> AnimateReport:
@@ -111,28 +117,30 @@ def animate(request: AnimateRequest, progress: Progress | None = None) -> Animat
     config = checkpoint.config
     _say_what_is_missing(request, checkpoint)
     count = num_frames(waveform.shape[-1], rate, config.frame_rate)
-    subject = _subject(request, picture, config.picture_size)
+    size = film_size(config, request.size, (picture.shape[-2], picture.shape[-1]))
+    subject = _subject(request, picture, size)
     speed = _speeds(request, waveform, rate, count, config.frame_rate)
     face = None
     if request.face_embedding is not None:
         face = read_numbers(request.face_embedding, "face embedding")
     material = Material(
-        subject.picture, waveform, rate, subject.box, speed, request.seed, subject, face
-    )
+        subject.picture, waveform, rate, subject.box, speed, request.seed, subject, face,
+        request.motion_weights,
+    )  # fmt: skip
     with torch.inference_mode():
         film = film_from(checkpoint, material)
         if request.film is not None:
             film = replace(film, given=_given(request, checkpoint, film, picture, count))
         plans = list(plan_joins(request.joins, count, config.temporal, film.levels))
-        report = _report(request, checkpoint, count, len(plans))
+        report = _report(request, checkpoint, count, len(plans), size)
         logger.info(
             "%d frames (%.2f s at %d fps) in %d clips of %d steps",
             report.frames, report.frames / report.fps, report.fps, report.clips, report.steps,
         )  # fmt: skip
         meter = _Meter(report, progress)
-        noise = film_noise(config, request.seed, request.reproduce)
-        square = subject.picture.to(film.portrait)[None] * 2 - 1
-        onward = hand_over(checkpoint, Greyed(square, film.region, noise))
+        noise = film_noise(config, request.seed, request.reproduce, size)
+        shown = subject.picture.to(film.portrait)[None] * 2 - 1
+        onward = hand_over(checkpoint, Greyed(shown, film.region, noise))
         kept = _kept(request, checkpoint, film, report, meter)
         parts = (film, plans, onward, noise)
         latents = _latents(request, checkpoint, parts, report, meter, kept)
@@ -140,7 +148,7 @@ def animate(request: AnimateRequest, progress: Progress | None = None) -> Animat
     return report if kept is None else replace(report, reused=kept.found)
 
 
-def _subject(request: AnimateRequest, picture: Tensor, size: int) -> Subject:
+def _subject(request: AnimateRequest, picture: Tensor, size: Size) -> Subject:
     face, lips = request.face_box, request.lip_box
     if request.landmarks is not None:
         face, lips = landmark_boxes(request.landmarks, *picture.shape[-2:])
@@ -163,6 +171,8 @@ def _say_what_is_missing(request: AnimateRequest, checkpoint: Checkpoint) -> Non
         )
     if request.face_embedding is not None and not config.unet.face_tokens:
         logger.info("%s sees no face embedding: --face-embedding changes nothing", config.name)
+    if request.motion_weights != EVEN_MOTION and not theirs:
+        logger.info("%s hears without masks: motion weights change nothing", config.name)
     if request.face_box is None and request.landmarks is None:
         logger.info(
             "no face box was given: the head is expected at the usual place of a portrait, upper "
@@ -196,7 +206,7 @@ def _given(
 
 
 def _report(
-    request: AnimateRequest, checkpoint: Checkpoint, count: int, clips: int
+    request: AnimateRequest, checkpoint: Checkpoint, count: int, clips: int, size: Size
 ) -> AnimateReport:
     config = checkpoint.config
     sampling = config.sampling
@@ -210,6 +220,8 @@ def _report(
         model=config.name,
         steps=sampling.num_inference_steps if request.steps is None else request.steps,
         cfg=sampling.guidance_scale if request.cfg is None else request.cfg,
+        width=size[1],
+        height=size[0],
     )
 
 
@@ -231,7 +243,7 @@ def _write(
     report: AnimateReport,
 ) -> None:
     """Decode clip after clip as it is sampled, and write it at once."""
-    size, vae = checkpoint.config.picture_size, own_vae(checkpoint)
+    size, vae = (report.width, report.height), own_vae(checkpoint)
     plans, made = clips
     notes = {
         "software": "EMO Portrait", "model": report.model, "clip_length": report.clip_length,
@@ -240,7 +252,7 @@ def _write(
     if request.joins != "plain":
         notes["clip_starts"] = [plan.first for plan in plans]
     sound = (material.waveform, material.sample_rate)
-    with VideoWriter(request.output, Fraction(report.fps), (size, size), sound, notes) as writer:
+    with VideoWriter(request.output, Fraction(report.fps), size, sound, notes) as writer:
         for latents in made:
             pictures = decode(vae, latents)
             writer.write((pictures * 255).floor() / 255 if request.reproduce else pictures)
@@ -290,6 +302,7 @@ def _kept(
         extra={
             # Whether a file is Hallo's or Hallo2's is chosen, and no byte of it says so.
             "config": checkpoint.config.to_json(), "face": film.face, "masks": film.masks,
+            "motion_weights": film.motion_weights,
             "device": film.portrait.device.type, "torch": torch.__version__,
             "diffusers": version("diffusers"), "lock": request.lock, "denoise": request.denoise,
         },

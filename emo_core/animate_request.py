@@ -7,7 +7,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from .conditions import EVEN_MOTION, MotionWeights
 from .face import Box
+from .film_size import Wanted, check_size
 from .hallo_files import VARIANTS, Variant
 from .joins import JoinKind, check_joins
 from .lock import check_lock
@@ -17,6 +19,7 @@ from .video import check_film_path
 from .weights import find_checkpoint
 
 MAX_CFG = 30.0
+MAX_MOTION_WEIGHT = 10.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ class AnimateRequest:
         film: an existing film of the person, to be voiced anew from its beginning; None for none.
         denoise: how much of its pictures is made anew, above 0 up to 1.
         only_region: whether what lies outside the face's region stays as it is in that film.
+        size: rows and columns of the film; "portrait" for the portrait's own shape; None for the
+            model's own square.
+        motion_weights: how far the sound moves the picture, the face and the lips, 0 to 10 each,
+            for Hallo's weights.
     """
 
     portrait: Path
@@ -83,6 +90,8 @@ class AnimateRequest:
     film: Path | None = None
     denoise: float = 1.0
     only_region: bool = False
+    size: Wanted = None
+    motion_weights: MotionWeights = EVEN_MOTION
 
 
 def check_request(request: AnimateRequest) -> None:
@@ -121,6 +130,7 @@ def check_request(request: AnimateRequest) -> None:
         raise ValueError("landmarks say where face and lips are; leave out the boxes of both")
     if request.lip_box is not None and request.face_box is None:
         raise ValueError("a lip box goes with a face box; give --face-box too")
+    _check_size_and_weights(request)
     if request.variant not in VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {request.variant!r}")
     if not (math.isfinite(request.clips_limit) and request.clips_limit > 0):
@@ -156,9 +166,30 @@ def _check_film(request: AnimateRequest) -> None:
         )
     if request.reproduce:
         raise ValueError("--reproduce does what Hallo's own program does, which has no --film")
+    if request.size is not None:
+        raise ValueError(
+            "an existing film is voiced anew in the model's own square; leave --size out"
+        )
     both = request.output.exists() and request.film.exists()
     if both and os.path.samefile(request.film, request.output):
         raise ValueError(
             f"the film would replace the film {request.film} that it is made from; choose another "
             "name"
+        )
+
+
+def _check_size_and_weights(request: AnimateRequest) -> None:
+    size = request.size
+    if size is not None and size != "portrait":
+        check_size(size)
+    if request.reproduce and size is not None and (size == "portrait" or size[0] != size[1]):
+        raise ValueError(
+            "reproduce does what Hallo's own program does, which makes squares only; leave the "
+            "size out, or give a square such as 512x512"
+        )
+    weights = request.motion_weights
+    if not all(0 <= weight <= MAX_MOTION_WEIGHT for weight in weights):
+        raise ValueError(
+            f"pose, face and lip weight must be 0 to {MAX_MOTION_WEIGHT:g} each (1 is what the "
+            f"weights were trained with), got {', '.join(f'{w:g}' for w in weights)}"
         )

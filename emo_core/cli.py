@@ -162,7 +162,8 @@ def _add_animate(commands: Any) -> None:
     )
     add = parser.add_argument
     add("portrait", type=Path, metavar="PORTRAIT",
-        help="any picture Pillow reads; cropped to a square around the face box, or the middle")
+        help="any picture Pillow reads; cropped to the film's shape around the face box, or the "
+        "middle")
     add("sound", type=Path, metavar="SOUND", help="any sound or film PyAV reads")
     add("-o", "--output", type=Path, required=True, metavar="VIDEO",
         help="film to write: .mp4, .mov or .mkv (H.264 and AAC)")
@@ -188,6 +189,9 @@ def _add_animate(commands: Any) -> None:
     add("--face-box", type=box, metavar="X,Y,W,H",
         help="where the face is, in pixels of the upright picture; the head moves within it, so a "
         "larger box gives more motion (default: the usual place of a portrait)")
+    add("--size", type=_size, metavar="WxH",
+        help="width and height of the film, multiples of 64 from 256 to 1024, or portrait for the "
+        "portrait's own shape; not for emo-tiny (default: the model's own square)")
     add("--start", type=float, default=0.0, metavar="S",
         help="seconds of the sound to skip, 0 or more (default 0)")
     add("--duration", type=float, metavar="S",
@@ -219,6 +223,16 @@ def _add_joins(parser: argparse.ArgumentParser) -> None:
         help="with --film: leave what lies outside the face box as it is")  # fmt: skip
 
 
+def _size(text: str) -> Any:
+    """The argument of --size."""
+    from .film_size import parse_size
+
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _add_clips(parser: argparse.ArgumentParser) -> None:
     """Where sampled clips are kept."""
     either = parser.add_mutually_exclusive_group()
@@ -243,7 +257,7 @@ def _run_animate(args: argparse.Namespace) -> int:
         solver=args.solver, speed=args.speed, face_box=args.face_box, start=args.start,
         duration=args.duration, device=args.device, clips=clips, clips_limit=args.clips_limit,
         joins=args.joins, lock=args.lock, film=args.film, denoise=args.denoise,
-        only_region=args.only_region, **hallo_options(args),
+        only_region=args.only_region, size=args.size, **hallo_options(args),
     )  # fmt: skip
     began = time.monotonic()
     with _progress(args.quiet) as progress:

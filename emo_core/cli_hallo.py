@@ -48,6 +48,11 @@ def add_hallo_options(parser: argparse.ArgumentParser) -> None:
     add("--face-embedding", type=Path, metavar="FILE",
         help="512 numbers as .npy or .json, the face embedding that Hallo's weights were trained "
         "with (default: zeros, the face of nobody)")
+    for part, what in (("pose", "the picture outside the face"), ("face", "the face"),
+                       ("lip", "the lips")):  # fmt: skip
+        add(f"--{part}-weight", type=float, default=1.0, metavar="W",
+            help=f"how far the sound moves {what}, with Hallo's weights, 0 to 10; 0 leaves it "
+            "still (default 1)")  # fmt: skip
     add("--reproduce", action="store_true",
         help="do everything as Hallo's own program: the whole picture stretched, its stream of "
         "noise with seed 42, colours cut to whole 255ths")  # fmt: skip
@@ -58,7 +63,8 @@ def hallo_options(args: argparse.Namespace) -> dict[str, Any]:
     names = (
         "vae", "audio_encoder", "variant", "reproduce", "lip_box", "landmarks", "face_embedding",
     )  # fmt: skip
-    return {name: getattr(args, name) for name in names}
+    weights = (args.pose_weight, args.face_weight, args.lip_weight)
+    return {"motion_weights": weights, **{name: getattr(args, name) for name in names}}
 
 
 def default_seed(args: argparse.Namespace) -> int:

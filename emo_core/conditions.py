@@ -14,6 +14,10 @@ from .temporal import MotionState
 
 CONDITIONS = frozenset({"reference", "audio", "region", "speed"})
 
+MotionWeights = tuple[float, float, float]
+EVEN_MOTION: MotionWeights = (1.0, 1.0, 1.0)
+"""How far the sound moves the picture, the face and the lips: Hallo's pose, face and lip weight."""
+
 
 @dataclass(frozen=True)
 class Conditions:
@@ -26,6 +30,7 @@ class Conditions:
         speed: (B, F, l) speed features, or None where no speed is asked for.
         face_tokens: (2, B, face_tokens, width), those of no face and of the face (Hallo).
         masks: of each resolution level (3, h, w): Hallo's full, face and lip regions.
+        motion_weights: what is heard in each of these regions is multiplied by.
     """
 
     reference: ReferenceFeatures
@@ -34,6 +39,7 @@ class Conditions:
     speed: Tensor | None = None
     face_tokens: Tensor | None = None
     masks: tuple[Tensor, ...] = ()
+    motion_weights: MotionWeights = EVEN_MOTION
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Conditions:
         """The same on another device and in another dtype."""
@@ -52,6 +58,7 @@ class Conditions:
             moved(self.speed),
             moved(self.face_tokens),
             tuple(masks.to(device, dtype) for masks in self.masks),
+            self.motion_weights,
         )
 
 
@@ -72,6 +79,7 @@ class Clip:
     self_bias: list[Tensor] = field(default_factory=list)
     reference_bias: list[Tensor] = field(default_factory=list)
     temporal_bias: list[Tensor] = field(default_factory=list)
+    motion_weights: MotionWeights = EVEN_MOTION
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,9 @@ class Denoiser(UNet):
     def prepare(self, conditions: Conditions) -> Clip:
         """Project a clip's conditions for every spot, once for all sampling steps."""
         reference, motion = conditions.reference.portrait, conditions.reference.motion
-        clip = Clip(conditions.region, {}, {}, {}, {}, {})
+        clip = Clip(
+            conditions.region, {}, {}, {}, {}, {}, motion_weights=conditions.motion_weights
+        )
         for block in [*self.down_blocks, self.mid_block, *self.up_blocks]:
             assert isinstance(block, Stratum)
             for index, spot in enumerate(block.spots):
@@ -185,6 +187,7 @@ class Denoiser(UNet):
             self_bias=clip.self_bias[spot.level] if clip.self_bias else None,
             reference_bias=clip.reference_bias[spot.level] if clip.reference_bias else None,
             masks=clip.masks[spot.level] if clip.masks else None,
+            motion_weights=clip.motion_weights,
         )
 
     @staticmethod

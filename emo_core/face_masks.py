@@ -18,6 +18,7 @@ from .face import Box, check_box
 from .reference import halved
 
 MASK_SIZE = 64
+"""Rows and columns that Hallo blurs its masks on."""
 FACE_RATIO, LIP_RATIO = 1.2, 2.0
 """How much larger than the landmarks' boxes the face and the lips are (Hallo)."""
 
@@ -115,7 +116,20 @@ def box_pixels(box: Box, height: int, width: int) -> Tensor:
     return picture
 
 
-def region_masks(face: Box, lips: Box, height: int, width: int) -> Tensor:
+def blur_grid(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns that the masks of a film are blurred on: 64 x 64 for a square, as Hallo.
+
+    For another shape they are about as many cells of that shape, so that the blur reaches as far
+    down as across. Hallo knows squares only.
+    """
+    shape = math.sqrt(height / width)
+    return round(MASK_SIZE * shape), round(MASK_SIZE / shape)
+
+
+def region_masks(
+    face: Box, lips: Box, height: int, width: int,
+    grid: tuple[int, int] = (MASK_SIZE, MASK_SIZE),
+) -> Tensor:  # fmt: skip
     """Masks of the full picture, the face and the lips, from boxes.
 
     Args:
@@ -123,29 +137,34 @@ def region_masks(face: Box, lips: Box, height: int, width: int) -> Tensor:
         lips: box of the lips, already as large as wanted.
         height: of the picture, in pixels.
         width: of the picture, in pixels.
+        grid: rows and columns of the masks; blur_grid() for a film that is not square.
 
     Returns:
-        (3, 64, 64), uint8.
+        (3, *grid), uint8.
     """
-    return masks_of_regions(box_pixels(face, height, width), box_pixels(lips, height, width))
+    face_pixels, lip_pixels = (box_pixels(box, height, width) for box in (face, lips))
+    return masks_of_regions(face_pixels, lip_pixels, grid)
 
 
-def masks_of_regions(face: Tensor, lips: Tensor) -> Tensor:
-    """Masks (3, 64, 64), uint8, of the full picture, the face and the lips, by Hallo's blur law.
+def masks_of_regions(
+    face: Tensor, lips: Tensor, grid: tuple[int, int] = (MASK_SIZE, MASK_SIZE)
+) -> Tensor:
+    """Masks (3, *grid), uint8, of the full picture, the face and the lips, by Hallo's blur law.
 
     Args:
         face: (H, W), uint8, 255 inside the face.
         lips: (H, W), uint8, 255 inside the lips.
+        grid: rows and columns of the masks; blur_grid() for a film that is not square.
     """
-    soft_face, soft_lips = _soften(face, _FACE_KERNEL), _soften(lips, _LIP_KERNEL)
+    soft_face, soft_lips = _soften(face, _FACE_KERNEL, grid), _soften(lips, _LIP_KERNEL, grid)
     full = ((1.0 - soft_face.double() / 255.0) * 255).to(torch.uint8)
     inner = (soft_face.int() - soft_lips.int()).clamp(min=0).to(torch.uint8)
     return torch.stack([full, inner, soft_lips])
 
 
-def _soften(mask: Tensor, kernel: int) -> Tensor:
-    """To 64 x 64, blurred and stretched to 0..255, (H, W) uint8 to (64, 64) uint8."""
-    small = _shrink(mask)
+def _soften(mask: Tensor, kernel: int, grid: tuple[int, int]) -> Tensor:
+    """To the grid, blurred and stretched to 0..255: (H, W) uint8 to (*grid) uint8."""
+    small = _shrink(mask, grid)
     weights = _gaussian_256ths(kernel)
     # Whole 256ths along each side and one rounding at the end, as OpenCV blurs bytes.
     blurred = _along_rows(_along_rows(small, weights).T, weights).T
@@ -157,10 +176,10 @@ def _soften(mask: Tensor, kernel: int) -> Tensor:
     return (blurred.double() * scale - low * scale).round().clamp(0, 255).to(torch.uint8)
 
 
-def _shrink(mask: Tensor) -> Tensor:
-    """(H, W) bytes to (64, 64) whole numbers by OpenCV's bilinear resize: 2048ths, rounded once."""
-    above, below, upper, lower = _neighbours(mask.shape[0])
-    left, right, first, second = _neighbours(mask.shape[1])
+def _shrink(mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(H, W) bytes to (*grid) whole numbers by OpenCV's bilinear resize: 2048ths, rounded once."""
+    above, below, upper, lower = _neighbours(mask.shape[0], grid[0])
+    left, right, first, second = _neighbours(mask.shape[1], grid[1])
     values = mask.long()
     rows = values[:, left] * first + values[:, right] * second
     parts = [
@@ -170,9 +189,9 @@ def _shrink(mask: Tensor) -> Tensor:
     return (parts[0] + parts[1] + 2) >> 2
 
 
-def _neighbours(size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of 64 places along a side: the two pixels around each, and their shares in 2048ths."""
-    at = ((torch.arange(MASK_SIZE).double() + 0.5) * (size / MASK_SIZE) - 0.5).float()
+def _neighbours(size: int, cells: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of `cells` places along a side: the two pixels around each, and their shares in 2048ths."""
+    at = ((torch.arange(cells).double() + 0.5) * (size / cells) - 0.5).float()
     first = at.floor()
     share = torch.where((first < 0) | (first >= size - 1), torch.zeros_like(at), at - first)
     first = first.clamp(0, size - 1).long()
@@ -206,10 +225,10 @@ def _along_rows(picture: Tensor, weights: Tensor) -> Tensor:
 
 
 def mask_levels(masks: Tensor, height: int, width: int, levels: int) -> tuple[Tensor, ...]:
-    """Masks for every resolution level of the backbone, from (3, 64, 64) uint8.
+    """Masks for every resolution level of the backbone.
 
     Args:
-        masks: from region_masks().
+        masks: (3, rows, columns), uint8, from region_masks().
         height: rows of the latents.
         width: columns of the latents.
         levels: resolution levels.
@@ -243,7 +262,7 @@ def masks_for_region(region: Tensor, config: EMOConfig) -> tuple[Tensor, ...]:
         return ()
     height, width = region.shape[-2:]
     face = box_of_region(region)
-    masks = region_masks(face, lip_box(face), height, width)
+    masks = region_masks(face, lip_box(face), height, width, blur_grid(height, width))
     factor, levels = config.latent_factor, len(config.unet.widths)
     return mask_levels(masks, height // factor, width // factor, levels)
 

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from .audio import AudioEncoder, encode_sound
 from .clips import ClipNoise, Noise, StreamNoise
+from .conditions import EVEN_MOTION, MotionWeights
 from .config import EMOConfig
 from .face import CENTRED_PRIOR, Box, region_mask
-from .face_masks import lip_box, mask_levels, region_masks
+from .face_masks import blur_grid, lip_box, mask_levels, region_masks
 from .generate import Film, HandOver
 from .hand_over import Greyed, PixelHandOver
 from .joins import sound_levels
+from .pictures import Size
 from .subject import Subject
 from .vae import AutoencoderKL
 from .waveform import num_frames, to_mono_16k
@@ -26,7 +28,7 @@ class Material:
     """What a film is made from, in plain tensors.
 
     Attributes:
-        picture: (3, S, S), 0..1, the portrait at the model's size.
+        picture: (3, H, W), 0..1, the portrait at the film's size; see film_size.py.
         waveform: (C, T) or (T,), the sound.
         sample_rate: of the sound.
         box: face box as fractions of the picture; None for the usual place.
@@ -34,6 +36,7 @@ class Material:
         seed: of the noise.
         subject: more of the portrait's face than its box, in the same picture.
         face: (face_embedding_width,), for weights that see one; None for zeros.
+        motion_weights: how far the sound moves the picture, the face and the lips (Hallo).
     """
 
     picture: Tensor
@@ -44,6 +47,7 @@ class Material:
     seed: int = 0
     subject: Subject | None = None
     face: Tensor | None = None
+    motion_weights: MotionWeights = EVEN_MOTION
 
 
 def film_from(checkpoint: Checkpoint, material: Material) -> Film:
@@ -60,7 +64,8 @@ def film_from(checkpoint: Checkpoint, material: Material) -> Film:
         config.audio.windows, config.temporal.num_frames if whole_clips else 1,
     )  # fmt: skip
     box = CENTRED_PRIOR if material.box is None else material.box
-    region = region_mask(box, config.picture_size, config.picture_size)
+    height, width = material.picture.shape[-2:]
+    region = region_mask(box, height, width)
     if material.subject is not None and material.subject.region is not None:
         region = material.subject.region
     picture = material.picture.to(next(checkpoint.model.parameters()))
@@ -72,30 +77,41 @@ def film_from(checkpoint: Checkpoint, material: Material) -> Film:
         speed=material.speed,
         seed=material.seed,
         face=None if material.face is None else material.face.flatten()[None].to(picture),
-        masks=_masks(config, box, material.subject),
+        masks=_masks(config, box, material.subject, (height, width)),
         levels=sound_levels(material.waveform, material.sample_rate, count, config.frame_rate),
+        motion_weights=material.motion_weights,
     )
 
 
-def _masks(config: EMOConfig, face: Box, subject: Subject | None) -> tuple[Tensor, ...]:
+def _masks(
+    config: EMOConfig, face: Box, subject: Subject | None, size: Size
+) -> tuple[Tensor, ...]:
     """What Film.masks is; () for a model that needs none."""
     if config.audio.attention != "masked3":
         return ()
-    size, levels = config.picture_size, len(config.unet.widths)
     subject = subject or Subject(torch.empty(0))
     masks = subject.masks
     if masks is None:
-        masks = region_masks(face, subject.lips or lip_box(face), size, size)
-    return mask_levels(masks, config.latent_size, config.latent_size, levels)
+        masks = region_masks(face, subject.lips or lip_box(face), *size, blur_grid(*size))
+    rows, columns = (side // config.latent_factor for side in size)
+    return mask_levels(masks, rows, columns, len(config.unet.widths))
 
 
-def film_noise(config: EMOConfig, seed: int, stream: bool) -> Noise:
-    """The random numbers of a film: of every clip's own seed, or in one stream as Hallo draws."""
+def film_noise(config: EMOConfig, seed: int, stream: bool, size: Size | None = None) -> Noise:
+    """The random numbers of a film: of every clip's own seed, or in one stream as Hallo draws.
+
+    Args:
+        config: the model.
+        seed: of the film.
+        stream: whether they come in one stream.
+        size: rows and columns of the film; None for the model's own.
+    """
     if not stream:
         return ClipNoise(seed)
-    side, size = config.latent_size, config.picture_size
-    shape = (config.temporal.num_frames, config.unet.latent_channels, side, side)
-    return StreamNoise(seed, shape, (size, size) if config.temporal.motion_mask else None)
+    size = size or (config.picture_size, config.picture_size)
+    rows, columns = (side // config.latent_factor for side in size)
+    shape = (config.temporal.num_frames, config.unet.latent_channels, rows, columns)
+    return StreamNoise(seed, shape, size if config.temporal.motion_mask else None)
 
 
 def hand_over(checkpoint: Checkpoint, greyed: Greyed | None = None) -> HandOver | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .audio_tokens import window_features
 from .clips import ClipNoise, ClipPlan, Noise, shared_noise
-from .conditions import Conditions
+from .conditions import EVEN_MOTION, Conditions, MotionWeights
 from .given import Given
 from .joins import clip_given
 from .model import ClipInputs, Conditioner
@@ -43,6 +43,7 @@ class Film:
         masks: of each resolution level (3, h, w), from face_masks.mask_levels() (Hallo).
         given: an existing film's latents (1, F, C, h, w), to be voiced anew; None for a new film.
         levels: (F,), joins.sound_levels(); None where nobody said how loud the sound is.
+        motion_weights: how far the sound moves the picture, the face and the lips (Hallo).
     """
 
     portrait: Tensor
@@ -55,6 +56,7 @@ class Film:
     masks: tuple[Tensor, ...] = ()
     given: Given | None = None
     levels: Tensor | None = None
+    motion_weights: MotionWeights = EVEN_MOTION
 
 
 class Kept(Protocol):
@@ -171,6 +173,7 @@ def clip_inputs(model: Conditioner, film: Film, plan: ClipPlan) -> ClipInputs:
         speed=speed,
         face=None if film.face is None else film.face.to(place),
         masks=tuple(masks.to(place) for masks in film.masks),
+        motion_weights=film.motion_weights,
     )
 
 

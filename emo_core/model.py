@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .attention import Build
 from .audio_tokens import AudioProjection, HalloAudioProjection
-from .conditions import Clip, Conditions
+from .conditions import EVEN_MOTION, Clip, Conditions, MotionWeights
 from .config import EMOConfig
 from .denoiser import Denoiser
 from .face import FaceEmbeddingProjection, FaceLocator
@@ -29,6 +29,7 @@ class ClipInputs:
         speed: (B, F, 2m + 1), each frame's window of head speeds, or None for no request.
         face: (B, face_embedding_width), the portrait's face embedding, or None for zeros (Hallo).
         masks: of each resolution level (3, h, w): full picture, face and lips (Hallo).
+        motion_weights: how far the sound moves each of these three (Hallo).
     """
 
     audio: Tensor
@@ -36,6 +37,7 @@ class ClipInputs:
     speed: Tensor | None = None
     face: Tensor | None = None
     masks: tuple[Tensor, ...] = ()
+    motion_weights: MotionWeights = EVEN_MOTION
 
 
 class Conditioner(nn.Module):
@@ -163,6 +165,7 @@ class Conditioner(nn.Module):
             speed=speed,
             face_tokens=self.face_tokens(inputs.face, inputs.audio),
             masks=inputs.masks,
+            motion_weights=inputs.motion_weights,
         )
 
 

@@ -1,4 +1,4 @@
-"""Reading pictures, and bringing a portrait of any size to the square that a model was made for."""
+"""Reading pictures, and bringing a portrait of any size and shape to that of a film."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from torch.nn import functional
 from .face import Box
 
 _TOP_BIAS = 0.25
-"""Where the square lies in a tall picture: a quarter of the surplus is above it, for heads are."""
+"""Where the window lies in a tall picture: a quarter of the surplus is above it, for heads are."""
+
+Size = tuple[int, int]
+"""Rows and columns of a picture."""
+Square = tuple[int, int, int]
+"""Left, top and side of a part of a picture, in pixels."""
+Window = tuple[int, int, int, int]
+"""Left, top, width and height of a part of a picture, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,7 @@ class Portrait:
     """A portrait as a model sees it.
 
     Attributes:
-        picture: (3, S, S), 0..1.
+        picture: (3, H, W), 0..1.
         box: the face box in it as fractions of its sides, or None where nobody gave one.
     """
 
@@ -88,33 +95,35 @@ def _to_rgb(image: Any, path: Path) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
-def fit_portrait(picture: Tensor, size: int, face_box: Box | None = None) -> Portrait:
-    """Crop a picture to a square and resize it to what a model was made for.
+def fit_portrait(picture: Tensor, size: int | Size, face_box: Box | None = None) -> Portrait:
+    """Crop a picture to the shape of a film and resize it to the film's size.
 
-    The square is as large as the picture allows. It lies around the face box if one is given;
+    The window is as large as the picture allows. It lies around the face box if one is given;
     else in the middle of a wide picture, and a little above the middle of a tall one.
 
     Args:
         picture: (3, H, W), 0..1.
-        size: S, side of the result in pixels.
+        size: rows and columns of the result, or one number for a square.
         face_box: x, y, width, height in pixels of the picture.
 
     Raises:
         ValueError: if the face box has no area or reaches outside the picture.
     """
+    size = (size, size) if isinstance(size, int) else size
     height, width = picture.shape[-2:]
-    square = portrait_square(width, height, face_box)
-    return Portrait(cut_square(picture, square, size).contiguous(), _inside(face_box, *square))
+    window = portrait_window(width, height, size, face_box)
+    box = None if face_box is None else box_in_window(face_box, window)
+    return Portrait(cut_window(picture, window, size).contiguous(), box)
 
 
-def stretch_portrait(picture: Tensor, size: int, face_box: Box | None = None) -> Portrait:
-    """Resize a whole picture to a square, whatever its shape, in whole 255ths: Hallo's way.
+def stretch_portrait(picture: Tensor, size: int | Size, face_box: Box | None = None) -> Portrait:
+    """Resize a whole picture to a film's size, whatever its shape, in whole 255ths: Hallo's way.
 
     A face becomes wider or narrower than it is; fit_portrait() keeps its shape.
 
     Args:
         picture: (3, H, W), 0..1.
-        size: S, side of the result in pixels.
+        size: rows and columns of the result, or one number for a square.
         face_box: x, y, width, height in pixels of the picture.
 
     Raises:
@@ -123,6 +132,7 @@ def stretch_portrait(picture: Tensor, size: int, face_box: Box | None = None) ->
     import numpy as np
     from PIL import Image
 
+    rows, columns = (size, size) if isinstance(size, int) else size
     height, width = picture.shape[-2:]
     box = None
     if face_box is not None:
@@ -130,12 +140,38 @@ def stretch_portrait(picture: Tensor, size: int, face_box: Box | None = None) ->
         x, y, box_width, box_height = face_box
         box = (x / width, y / height, box_width / width, box_height / height)
     pixels = (picture * 255).round().to(torch.uint8).permute(1, 2, 0)
-    image = Image.fromarray(pixels.numpy()).resize((size, size), Image.Resampling.BILINEAR)
+    image = Image.fromarray(pixels.numpy()).resize((columns, rows), Image.Resampling.BILINEAR)
     out = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
     return Portrait(out.contiguous(), box)
 
 
-Square = tuple[int, int, int]
+def portrait_window(width: int, height: int, size: Size, face_box: Box | None = None) -> Window:
+    """The part of a picture that fit_portrait() cuts for a film of `size`, rows and columns.
+
+    Raises:
+        ValueError: if the face box has no area or reaches outside the picture.
+    """
+    rows, columns = size
+    scale = min(width / columns, height / rows)
+    across, down = min(round(columns * scale), width), min(round(rows * scale), height)
+    left, top = (width - across) / 2, (height - down) * _TOP_BIAS
+    if face_box is not None:
+        check_pixel_box(face_box, width, height)
+        x, y, box_width, box_height = face_box
+        left, top = x + box_width / 2 - across / 2, y + box_height / 2 - down / 2
+    left, top = min(max(left, 0), width - across), min(max(top, 0), height - down)
+    return round(left), round(top), max(across, 1), max(down, 1)
+
+
+def cut_window(picture: Tensor, window: Window, size: Size) -> Tensor:
+    """Cut a window out of a picture or mask (C, H, W) in 0..1 and resize it: (C, *size)."""
+    left, top, width, height = window
+    cut = picture[:, top : top + height, left : left + width]
+    if (height, width) == size:
+        return cut
+    return functional.interpolate(
+        cut[None], size, mode="bicubic", antialias=True, align_corners=False
+    )[0].clamp(0, 1)
 
 
 def portrait_square(width: int, height: int, face_box: Box | None = None) -> Square:
@@ -144,33 +180,24 @@ def portrait_square(width: int, height: int, face_box: Box | None = None) -> Squ
     Raises:
         ValueError: if the face box has no area or reaches outside the picture.
     """
-    side = min(height, width)
-    left, top = (width - side) / 2, (height - side) * _TOP_BIAS
-    if face_box is not None:
-        check_pixel_box(face_box, width, height)
-        x, y, box_width, box_height = face_box
-        left, top = x + box_width / 2 - side / 2, y + box_height / 2 - side / 2
-    return round(min(max(left, 0), width - side)), round(min(max(top, 0), height - side)), side
+    return portrait_window(width, height, (1, 1), face_box)[:3]
 
 
 def cut_square(picture: Tensor, square: Square, size: int) -> Tensor:
     """Cut a square out of a picture or mask (C, H, W) in 0..1 and resize it: (C, size, size)."""
     left, top, side = square
-    cut = picture[:, top : top + side, left : left + side]
-    if side == size:
-        return cut
-    return functional.interpolate(
-        cut[None], (size, size), mode="bicubic", antialias=True, align_corners=False
-    )[0].clamp(0, 1)
+    return cut_window(picture, (left, top, side, side), (size, size))
 
 
-def _inside(face_box: Box | None, left: int, top: int, side: int) -> Box | None:
-    """The box as fractions of the square, cut at its edges."""
-    if face_box is None:
-        return None
-    x, y, width, height = face_box
-    first_x, first_y = max(x - left, 0) / side, max(y - top, 0) / side
-    last_x, last_y = min(x + width - left, side) / side, min(y + height - top, side) / side
+def box_in_window(box: Box, window: Window) -> Box:
+    """A box in pixels of a picture as fractions of a window of it, cut at the window's edges.
+
+    Its width or height is 0 or less where it lies outside.
+    """
+    left, top, across, down = window
+    x, y, width, height = box
+    first_x, first_y = max(x - left, 0) / across, max(y - top, 0) / down
+    last_x, last_y = min(x + width - left, across) / across, min(y + height - top, down) / down
     return first_x, first_y, last_x - first_x, last_y - first_y
 
 

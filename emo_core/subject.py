@@ -11,18 +11,25 @@ from torch import Tensor
 
 from .face import Box
 from .face_masks import box_pixels, boxes_of_landmarks, lip_box, masks_of_regions
-from .pictures import check_pixel_box, fit_portrait, stretch_portrait
+from .pictures import (
+    Size,
+    box_in_window,
+    check_pixel_box,
+    fit_portrait,
+    portrait_window,
+    stretch_portrait,
+)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A portrait at the model's size, and where its face is.
+    """A portrait at the film's size, and where its face is.
 
     Attributes:
-        picture: (3, S, S), 0..1.
+        picture: (3, H, W), 0..1.
         box: face box as fractions of the picture; None for the usual place.
         lips: box of the lips as fractions of the picture; None for the usual place in the face.
-        region: (1, S, S), 0..1, what the face's box covers; None to make it of `box`.
+        region: (1, H, W), 0..1, what the face's box covers; None to make it of `box`.
         masks: (3, 64, 64), uint8, of the full picture, face and lips; None to make them of boxes.
     """
 
@@ -34,46 +41,41 @@ class Subject:
 
 
 def cropped_subject(
-    picture: Tensor, size: int, face: Box | None, lips: Box | None = None
+    picture: Tensor, size: int | Size, face: Box | None, lips: Box | None = None
 ) -> Subject:
-    """The largest square around the face, brought to the model's size.
+    """The largest part of the film's shape around the face, brought to the film's size.
 
     Args:
         picture: (3, H, W), 0..1.
-        size: S.
+        size: rows and columns of the film, or one number for a square.
         face: x, y, width, height in pixels of the picture; None for the usual place.
-        lips: the same of the lips; they must reach into the square.
+        lips: the same of the lips; they must reach into that part.
 
     Raises:
         ValueError: if a box has no area, or reaches outside the picture.
     """
+    size = (size, size) if isinstance(size, int) else size
     portrait = fit_portrait(picture, size, face)
     if lips is None:
         return Subject(portrait.picture, portrait.box)
-    check_pixel_box(lips, picture.shape[-1], picture.shape[-2])
+    height, width = picture.shape[-2:]
+    check_pixel_box(lips, width, height)
     if face is None or portrait.box is None:
         raise ValueError("a lip box goes with a face box; give --face-box too")
-    # The square's scale and place follow from the face's box in both pictures.
-    scale = portrait.box[2] / face[2], portrait.box[3] / face[3]
-    left, top = ((portrait.box[i] + (lips[i] - face[i]) * scale[i]) for i in (0, 1))
-    right, bottom = left + lips[2] * scale[0], top + lips[3] * scale[1]
-    inside = (max(left, 0.0), max(top, 0.0), min(right, 1.0), min(bottom, 1.0))
-    if inside[0] >= inside[2] or inside[1] >= inside[3]:
-        raise ValueError("the lip box lies outside the square around the face; give both again")
-    return Subject(
-        portrait.picture, portrait.box,
-        (inside[0], inside[1], inside[2] - inside[0], inside[3] - inside[1]),
-    )  # fmt: skip
+    inside = box_in_window(lips, portrait_window(width, height, size, face))
+    if min(inside[2:]) <= 0:
+        raise ValueError("the lip box lies outside the part around the face; give both again")
+    return Subject(portrait.picture, portrait.box, inside)
 
 
 def stretched_subject(
-    picture: Tensor, size: int, face: Box | None, lips: Box | None = None
+    picture: Tensor, size: int | Size, face: Box | None, lips: Box | None = None
 ) -> Subject:
-    """The whole picture stretched to the model's square, with masks drawn before that: Hallo's way.
+    """The whole picture stretched to the film's size, with masks drawn before that: Hallo's way.
 
     Args:
         picture: (3, H, W), 0..1.
-        size: S.
+        size: rows and columns of the film, or one number for a square.
         face: x, y, width, height in pixels of the picture; None for the usual place.
         lips: the same of the lips.
 

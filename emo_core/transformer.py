@@ -63,6 +63,7 @@ class SpatialInputs:
         self_bias: (num_heads, N, N) added in self-attention.
         reference_bias: (num_heads, N, S) added in reference attention to S tokens.
         masks: (3, N) full, face and lip region at this level (Hallo).
+        motion_weights: what is heard in each of these regions is multiplied by.
     """
 
     num_frames: int
@@ -72,6 +73,7 @@ class SpatialInputs:
     self_bias: Tensor | None = None
     reference_bias: Tensor | None = None
     masks: Tensor | None = None
+    motion_weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
 class TransformerBlock(nn.Module):
@@ -279,10 +281,13 @@ class MaskedAudioBlock(nn.Module):
         normed = self.norm2(tokens)
         convolutions = (self.zero_conv_full, self.zero_conv_face, self.zero_conv_lip)
         assert inputs.masks is not None
-        for attention, seen, mask, convolution in zip(
-            self.attentions, inputs.audio, inputs.masks, convolutions, strict=True
-        ):
-            tokens = tokens + hear(normed, (attention, convolution), seen, mask, height)
+        for attention, seen, mask, convolution, weight in zip(
+            self.attentions, inputs.audio, inputs.masks, convolutions, inputs.motion_weights,
+            strict=True,
+        ):  # fmt: skip
+            if weight:
+                heard = hear(normed, (attention, convolution), seen, mask, height)
+                tokens = tokens + (heard if weight == 1 else weight * heard)
         out: Tensor = tokens + self.ff(self.norm3(tokens))
         return out
 

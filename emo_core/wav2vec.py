@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor
@@ -158,7 +159,9 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
 
             raw = load_file(file)
         else:
-            raw = torch.load(file, map_location="cpu", weights_only=True)
+            raw = torch.load(
+                file, map_location="cpu", weights_only=True, mmap=is_zipfile(file) or None
+            )
     except Exception as error:
         raise ValueError(f"{file} cannot be read as wav2vec2 weights: {error}") from None
     if not isinstance(raw, dict):

@@ -1,7 +1,8 @@
 """Hallo at tiny width with seeded weights, and what its own code gave for seeded inputs.
 
 `fixtures/hallo-parity.safetensors` holds numbers that Hallo's published code (commit 8fd7c57) gave
-on a CPU in single precision, for the weights and inputs that draw() and weight() make here.
+on a CPU in single precision, for the weights and inputs that draw() and weight() make here;
+`fixtures/hallo-full-width.safetensors` the same at full width, thinned. hallo_numbers.py made both.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,16 +25,27 @@ from emo_core.vae_config import VAEConfig
 from emo_core.vae_files import open_vae
 from emo_core.wav2vec import Wav2Vec2Encoder, load_wav2vec2
 
-FIXTURE = Path(__file__).parent / "fixtures" / "hallo-parity.safetensors"
+FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURE = FIXTURES / "hallo-parity.safetensors"
+FULL_FIXTURE = FIXTURES / "hallo-full-width.safetensors"
 SIZE, LATENT, FRAMES, MOTION = 128, 16, 4, 2
 PICTURE = (72, 90)
 GAIN = 0.8
 TIMESTEPS = (999, 474, 24)
+MOTION_WEIGHTS = (0.6, 1.5, 0.0)
+"""Pose, face and lip weight of `prediction_weighted`, at the second of TIMESTEPS."""
 
 
 def published() -> dict[str, Tensor]:
     """What Hallo's own code gave."""
     return load_file(FIXTURE)
+
+
+def thinned(tensor: Tensor, most: int = 8192) -> Tensor:
+    """Numbers of a tensor at equal distances, `most` of them at most."""
+    flat = tensor.flatten()
+    # An odd distance, so that every row, column and channel has its turn.
+    return flat[:: -(-len(flat) // most) | 1] if len(flat) > most else flat
 
 
 def tiny_hallo() -> EMOConfig:
@@ -50,6 +62,13 @@ def tiny_hallo() -> EMOConfig:
         temporal=replace(config.temporal, num_frames=FRAMES),
         locator=LocatorConfig(3, (8, 8, 16, 16)),
     )  # fmt: skip
+
+
+def full_hallo() -> EMOConfig:
+    """The preset itself, with the small pictures and short clips of tiny_hallo()."""
+    config = hallo()
+    temporal = replace(config.temporal, num_frames=FRAMES)
+    return replace(config, picture_size=SIZE, temporal=temporal)
 
 
 def draw(name: str, *shape: int) -> Tensor:
@@ -70,12 +89,10 @@ def weight(name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def seed(module: nn.Module, prefix: str = "") -> None:
-    """Seeded weights under the module's own names behind `prefix`."""
-    state = module.state_dict()
-    for name, tensor in state.items():
-        if not name.endswith(".pe"):
-            state[name] = weight(prefix + name, tuple(tensor.shape))
-    module.load_state_dict(state)
+    """Seeded weights under the module's own names behind `prefix`; none is in memory twice."""
+    for name, tensor in module.state_dict().items():
+        if not name.endswith(".pe") and tensor.is_floating_point():
+            tensor.copy_(weight(prefix + name, tuple(tensor.shape)))
 
 
 def seeded_model(config: EMOConfig | None = None) -> EMO:
@@ -119,9 +136,11 @@ def diffusers_name(name: str, levels: int) -> str:
     return name
 
 
-def write_vae(path: Path) -> Path:
+TINY_VAE = VAEConfig(32, (1, 1, 1, 1), 1, 4, 3, 3, 0.18215, True, 32)
+
+
+def write_vae(path: Path, config: VAEConfig = TINY_VAE) -> Path:
     """A seeded VAE in diffusers' layout."""
-    config = VAEConfig(32, (1, 1, 1, 1), 1, 4, 3, 3, 0.18215, True, 32)
     state = {}
     for name, tensor in AutoencoderKL(config).state_dict().items():
         theirs = diffusers_name(name, len(config.ch_mult))
@@ -132,31 +151,51 @@ def write_vae(path: Path) -> Path:
     return path
 
 
-def seeded_vae(folder: Path) -> AutoencoderKL:
+def seeded_vae(folder: Path, config: VAEConfig = TINY_VAE) -> AutoencoderKL:
     """The VAE, loaded from a file in diffusers' layout."""
-    return open_vae(write_vae(folder / "vae.safetensors"))
+    return open_vae(write_vae(folder / "vae.safetensors", config))
 
 
-WAV2VEC = {
+WAV2VEC: dict[str, object] = {
     "model_type": "wav2vec2", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
     "intermediate_size": 24, "conv_dim": [8] * 7, "num_conv_pos_embeddings": 8,
     "num_conv_pos_embedding_groups": 2, "vocab_size": 32,
 }  # fmt: skip
 
 
-def write_wav2vec(folder: Path) -> Path:
+WAV2VEC_BASE: dict[str, object] = {"model_type": "wav2vec2"}
+"""transformers' defaults are those of wav2vec2-base-960h."""
+
+
+@dataclass(frozen=True)
+class Width:
+    """All networks at a width, and the steps of its film."""
+
+    config: EMOConfig
+    vae: VAEConfig
+    wav2vec: dict[str, object]
+    steps: int
+
+
+WIDTHS: dict[str, Callable[[], Width]] = {
+    "tiny": lambda: Width(tiny_hallo(), TINY_VAE, WAV2VEC, 4),
+    "full": lambda: Width(full_hallo(), VAEConfig.sd15(), WAV2VEC_BASE, 2),
+}
+
+
+def write_wav2vec(folder: Path, settings: dict[str, object] = WAV2VEC) -> Path:
     """A folder with a seeded wav2vec2."""
     folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(WAV2VEC), encoding="utf-8")
-    net = Wav2Vec2Encoder(WAV2VEC, "before", True).wav2vec2
+    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    net = Wav2Vec2Encoder(settings, "before", True).wav2vec2
     seed(net, "wav2vec.")
     save_file(net.state_dict(), folder / "model.safetensors")
     return folder
 
 
-def seeded_encoder(folder: Path) -> Wav2Vec2Encoder:
+def seeded_encoder(folder: Path, settings: dict[str, object] = WAV2VEC) -> Wav2Vec2Encoder:
     """The audio encoder, loaded from a folder in Hugging Face's layout."""
-    return load_wav2vec2(write_wav2vec(folder / "wav2vec2"))
+    return load_wav2vec2(write_wav2vec(folder / "wav2vec2", settings))
 
 
 def sound() -> Tensor:

@@ -14,6 +14,7 @@ from published_hallo import (
     FRAMES,
     LATENT,
     MOTION,
+    MOTION_WEIGHTS,
     PICTURE,
     SIZE,
     TIMESTEPS,
@@ -79,7 +80,9 @@ def conditions_of(model: EMO, film: Film) -> Any:
     """A clip's conditions, with the motion frames of the fixture's single forward."""
     motion = model.encode_motion(draw("motion", MOTION, 4, LATENT, LATENT)[None], film.face)
     tokens = window_features(film.audio, 0, FRAMES, 2)
-    inputs = ClipInputs(tokens[None], film.region[None], None, film.face, film.masks)
+    inputs = ClipInputs(
+        tokens[None], film.region[None], None, film.face, film.masks, film.motion_weights
+    )
     return model.conditions(model.encode_portrait(film.portrait, film.face), motion, inputs)
 
 
@@ -147,6 +150,13 @@ def test_one_forward_at_three_timesteps() -> None:
     model = seeded_model()
     for timestep in TIMESTEPS:
         close(prediction(model, timestep), f"prediction_{timestep}", 4e-5)
+
+
+def test_pose_face_and_lip_weight() -> None:
+    model = seeded_model()
+    weighted = prediction(model, TIMESTEPS[1], replace(film(), motion_weights=MOTION_WEIGHTS))
+    close(weighted[1:], "prediction_weighted", 4e-5)
+    assert (weighted - THEIRS[f"prediction_{TIMESTEPS[1]}"]).abs().max() > 1e-2
 
 
 def test_a_block_inside() -> None:

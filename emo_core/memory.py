@@ -1,0 +1,232 @@
+"""What a film takes in memory: bytes of weights, kept conditions and work; counted, not measured.
+
+The networks are built on the meta device, where tensors have shapes and no numbers, and run through
+every stage once. Each tensor that an operation makes counts from its birth to its death. What
+libraries take besides (convolution workspaces, the allocator's rounding, CUDA itself) is not in it.
+Attention is counted as fused kernels do it, which make no matrix of weights.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .config import EMOConfig
+from .film_size import Size
+from .model import EMO, ClipInputs
+from .reference import halved
+from .sampling import Guidance, predict
+from .vae import AutoencoderKL, VAEConfig
+
+# The first part that occurs in a name says whose weight it is.
+_PARTS = (
+    ("reference_unet.", "ReferenceNet"),
+    ("audio_modules.", "audio modules"),
+    ("attn_audio.", "audio modules"),
+    ("norm_audio.", "audio modules"),
+    ("motion_modules.", "temporal modules"),
+    ("denoising_unet.", "backbone"),
+    ("face_locator.", "face locator"),
+    ("", "projections"),
+)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one film; they do not depend on its length.
+
+    Attributes:
+        weights: of each part of the model.
+        kept: what stays beside them while a clip is sampled: the portrait's features, and the
+            clip's conditions with their keys and values.
+        work: what each stage needs on top, at its worst moment.
+    """
+
+    weights: dict[str, int]
+    kept: dict[str, int]
+    work: dict[str, int]
+
+    @property
+    def peak(self) -> int:
+        """The most of a run in which every part stays on the device."""
+        return sum(self.weights.values()) + sum(self.kept.values()) + max(self.work.values())
+
+
+def memory_of(
+    config: EMOConfig,
+    dtype: torch.dtype = torch.float16,
+    size: Size | None = None,
+    vae: VAEConfig | None = None,
+    audio_encoder: nn.Module | None = None,
+) -> Memory:
+    """Count what a film of a model takes.
+
+    Args:
+        config: the model.
+        dtype: what it is kept and computed in.
+        size: rows and columns of the film; None for the model's own square.
+        vae: the VAE's widths; None for SD 1.5's.
+        audio_encoder: on any device, counted by its weights; None leaves it out.
+    """
+    size = size or (config.picture_size, config.picture_size)
+    vae = vae or VAEConfig.sd15()
+    model = EMO(config, dtype, "meta").requires_grad_(False)
+    coder = AutoencoderKL(vae, dtype, "meta").requires_grad_(False)
+    weights = weights_of(model)
+    weights["VAE"] = _bytes(list(coder.parameters()))
+    if audio_encoder is not None:
+        weights["audio encoder"] = _bytes(list(audio_encoder.parameters()))
+    with torch.no_grad():
+        kept, work = _run(model, coder, dtype, size)
+    return Memory(weights, kept, work)
+
+
+def weights_of(model: EMO) -> dict[str, int]:
+    """Bytes of a network's weights, by part."""
+    found: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        part = next(part for piece, part in _PARTS if piece in name)
+        found[part] = found.get(part, 0) + parameter.numel() * parameter.element_size()
+    return found
+
+
+def _run(
+    model: EMO, vae: AutoencoderKL, dtype: torch.dtype, size: Size
+) -> tuple[dict[str, int], dict[str, int]]:
+    """One clip with guidance on the meta device: what is kept, and what each stage needs on top."""
+    config, work = model.config, {}
+    frames, count = config.temporal.num_frames, config.temporal.num_motion_frames
+
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    def stage(name: str, call: Callable[[], Any]) -> Any:
+        made, work[name] = metered(call)
+        return made
+
+    latents = stage("VAE encodes the portrait", lambda: vae.encode(empty(1, 3, *size)))
+    before = empty(1, count, *latents.shape[1:])
+    if config.temporal.hand_over == "pixels":
+        before = stage(
+            "VAE decodes and encodes the motion frames",
+            lambda: vae.encode(vae.decode(before[0]))[None],
+        )
+    inputs = _inputs(config, size, latents.shape[-2:], empty)
+    portrait = stage(
+        "ReferenceNet sees the portrait", lambda: model.encode_portrait(latents, inputs.face)
+    )
+    conditions = stage(
+        "ReferenceNet sees the motion frames",
+        lambda: model.conditions(portrait, model.encode_motion(before, inputs.face), inputs),
+    )
+    clip = stage("keys and values", lambda: model.denoising_unet.prepare(conditions))
+    noise = empty(1, frames, *latents.shape[1:])
+    stage(
+        "a sampling step with guidance",
+        lambda: predict(model.denoising_unet, noise, 999, clip, Guidance(3.5)),
+    )
+    stage("VAE decodes a clip", lambda: vae.decode(noise[0]))
+    of_portrait = _bytes(portrait)
+    kept = {
+        "the portrait's features": of_portrait,
+        "the clip's conditions": _bytes((conditions, clip)) - of_portrait,
+        "latents": 2 * _bytes(noise),
+    }
+    return kept, work
+
+
+def _inputs(
+    config: EMOConfig, size: Size, cells: torch.Size, empty: Callable[..., Tensor]
+) -> ClipInputs:
+    """A clip's inputs without numbers."""
+    audio, frames = config.audio, config.temporal.num_frames
+    face, speed, masks = None, None, ()
+    if config.unet.face_tokens:
+        face = empty(1, config.unet.face_embedding_width)
+    if config.speed is not None:
+        speed = empty(1, frames, 2 * config.speed.window + 1)
+    if audio.attention == "masked3":
+        levels = range(len(config.unet.widths))
+        masks = tuple(empty(3, halved(cells[0], i), halved(cells[1], i)) for i in levels)
+    heard = empty(1, frames, 2 * audio.window + 1, audio.num_layers, audio.layer_width)
+    return ClipInputs(heard, empty(1, config.locator.in_channels, *size), speed, face, masks)
+
+
+def metered(call: Callable[[], Any]) -> tuple[Any, int]:
+    """Call it; give what it returns, and the most bytes of tensors it had at once."""
+    with _Fused(), _Meter() as meter:
+        made = call()
+    return made, meter.peak
+
+
+class _Meter(TorchDispatchMode):
+    """Counts bytes of the tensors that operations make, as long as they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = self.peak = 0
+        self._known: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        for tensor in _tensors((args, kwargs)):
+            self._note(tensor, made=False)
+        out = func(*args, **(kwargs or {}))
+        for tensor in _tensors(out):
+            self._note(tensor, made=True)
+        return out
+
+    def _note(self, tensor: Tensor, made: bool) -> None:
+        """Count a storage that was not seen before; views share theirs, given ones count 0."""
+        storage = tensor.untyped_storage()
+        key, size = id(storage), storage.nbytes() if made else 0
+        if key in self._known:
+            return
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
+
+        def gone(_: Any) -> None:
+            self.alive -= size
+            del self._known[key]
+
+        self._known[key] = weakref.ref(storage, gone)
+
+
+class _Fused(TorchFunctionMode):
+    """Attention that makes nothing but its output, as fused kernels do."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func is functional.scaled_dot_product_attention:
+            return torch.empty_like(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def _bytes(values: Any) -> int:
+    """Bytes of all tensors in dataclasses, mappings and sequences; shared ones count once."""
+    storages = {id(s): s for s in (tensor.untyped_storage() for tensor in _tensors(values))}
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif is_dataclass(values):
+        for item in fields(values):
+            yield from _tensors(getattr(values, item.name))
+    elif isinstance(values, Mapping):
+        for value in values.values():
+            yield from _tensors(value)
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _tensors(value)
