@@ -16,6 +16,7 @@ import folder_paths
 import torch
 from torch import Tensor
 
+from ..emo_core.finite import all_finite
 from ..emo_core.video import VideoWriter
 from .compat import InputImpl, Schema, io, ui
 from .host import check_interrupted
@@ -34,8 +35,6 @@ logger = logging.getLogger(__name__)
 
 _BROADCAST = (24, 30, 48, 60, 120)
 """Frame rates that have a sister a thousandth slower: 29.97 is 30000/1001."""
-_PIECE = 64
-"""Frames that are looked through at once: a film may be longer than the memory."""
 
 
 class EMODecodeVideo(io.ComfyNode):
@@ -185,7 +184,7 @@ def _samples(latent: Any, vae: Any) -> Tensor:
             f"the latent has {samples.shape[1]} channels and the VAE decodes {channels}; connect "
             "the VAE of the model that sampled it, which is EMOModelLoader's for emo-tiny"
         )
-    if not all(bool(torch.isfinite(piece).all()) for piece in samples.split(_PIECE)):
+    if not all_finite(samples):
         raise ValueError(
             "the latent holds NaN or infinite numbers, so sampling failed: lower cfg, take more "
             "steps, or load the model in fp32"

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..emo_core.audio import AudioFeatures
 from ..emo_core.config import EMOConfig
+from ..emo_core.finite import all_finite
 from ..emo_core.speed import speed_curve
 from .compat import io
 
@@ -81,7 +82,7 @@ def unpack_audio(value: Any, config: EMOConfig, encoder: str | None) -> Tensor:
                 f"the audio embedding has the {name} {got}, and {config.name} was trained with "
                 f"{wanted}; connect MODEL to LoadAudioEmbedding"
             )
-    if not bool(torch.isfinite(features).all()):
+    if not all_finite(features):
         raise ValueError("the audio embedding holds NaN or infinite numbers; encode it again")
     return torch.as_tensor(features)
 

@@ -52,9 +52,7 @@ class Telling:
         parts, device = parts_of(self._model), self._model.load_device
         needs = forecast(parts.config, self._step(parts), num_frames, self._to_sample)
         cpu = torch.device("cpu")
-        room = Room(
-            free_memory(device), free_memory(cpu), _free_disk(folder), device.type == "cpu"
-        )
+        room = Room(free_memory(device), free_memory(cpu), _free_disk(folder), device.type == "cpu")
         self.warnings = what_does_not_fit(needs, room)
         logger.info("%d of %d clips are to be sampled, which %s", self._to_sample, self._total,
                     needs)  # fmt: skip
