@@ -7,9 +7,12 @@ import logging
 import torch
 from torch import Tensor
 
-from ..emo_core.clips import ClipPlan, num_clips, plan_clips
+from ..emo_core.clips import ClipPlan, num_clips
 from ..emo_core.conditions import Conditions
 from ..emo_core.generate import Film, generate
+from ..emo_core.given import Given
+from ..emo_core.joins import plan_joins
+from ..emo_core.lock import lock_colours
 from .clip_sampler import ClipSampler, Settings
 from .film import Inputs, clip_plan, film_of, hand_over_of, say_what_is_missing
 from .host import parts_of
@@ -38,7 +41,7 @@ def sample_film(
     conditioner, film = film_of(inputs)
     temporal, count = conditioner.config.temporal, len(film.audio)
     if clip_index is None:
-        plans = list(plan_clips(count, temporal.num_frames))
+        plans = list(plan_joins(settings.joins, count, temporal, film.levels))
     else:
         plans = [clip_plan(conditioner.config, count, clip_index)]
         say_what_is_missing(film, clip_index)
@@ -72,7 +75,7 @@ class Reel:
         self._kept, self._strangers = None, list[str]()
         self._frames: list[Tensor] = []
         self._raw = self._beyond = film.portrait[:0]
-        self._found = 0
+        self._found, self._total = 0, total_clips
 
     def keep(self) -> None:
         """Look for clips in the host's output folder, and keep there what is sampled."""
@@ -82,15 +85,24 @@ class Reel:
         if self._strangers:
             logger.info(self._about_strangers())
 
-    def sample(self, conditions: Conditions, noise: Tensor, plan: ClipPlan) -> Tensor:
-        """A clip's conditions and noise (1, F, C, h, w) to the model's latents (1, F, C, h, w)."""
-        total = num_clips(len(self._film.audio), self._config.temporal.num_frames)
+    def sample(
+        self, conditions: Conditions, noise: Tensor, plan: ClipPlan, *given: Given
+    ) -> Tensor:
+        """A clip's conditions and noise (1, F, C, h, w) to the model's latents (1, F, C, h, w).
+
+        What is given of a clip comes last, where there is anything.
+        """
+        total = max(  # clips may be shorter than they are sampled
+            self._total, num_clips(len(self._film.audio), self._config.temporal.num_frames)
+        )
         rate = self._config.frame_rate
         logger.info(
             "clip %d of %d, %s-%s, %d from cache", plan.index + 1, total,
             _clock(plan.first / rate), _clock((plan.first + plan.kept) / rate), self._found,
         )  # fmt: skip
-        self._raw = self._sampler(conditions, noise, plan)
+        self._raw = self._sampler(conditions, noise, plan, *given)
+        if self._settings.lock != "off":
+            self._raw = self._locked(self._raw, *given)
         return self._taken(self._raw, plan)[None]
 
     def get(self, plan: ClipPlan) -> Tensor | None:
@@ -121,6 +133,12 @@ class Reel:
         """What was done, for the node to show."""
         said = f"{len(self._frames)} clips, {self._found} from cache"
         return f"{said}\n{self._about_strangers()}" if self._strangers else said
+
+    def _locked(self, raw: Tensor, given: Given | None = None) -> Tensor:
+        model = self._inputs.model.model
+        latents = model.process_latent_in(raw)[None]
+        locked = lock_colours(latents, self._film.portrait, self._settings.lock, given)
+        return torch.as_tensor(model.process_latent_out(locked[0]))
 
     def _taken(self, raw: Tensor, plan: ClipPlan) -> Tensor:
         self._frames.append(raw[: plan.kept])
