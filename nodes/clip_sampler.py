@@ -14,8 +14,9 @@ import latent_preview
 import torch
 from torch import Tensor
 
-from ..emo_core.clips import ClipPlan, clip_seed
+from ..emo_core.clips import ClipPlan, clip_seed, shared_noise
 from ..emo_core.conditions import Conditions
+from ..emo_core.given import Given
 from .conds import positive_and_negative
 from .guide import check_guider, guider_for
 from .host import check_interrupted
@@ -34,6 +35,8 @@ class Settings:
         sampler: SAMPLER, or None.
         sigmas: SIGMAS (steps + 1,), or None.
         guider: GUIDER, or None.
+        joins: where clips meet; see joins.plan_joins().
+        lock: how their colours are held; see lock.lock_colours().
     """
 
     steps: int
@@ -44,6 +47,8 @@ class Settings:
     sampler: Any = None
     sigmas: Tensor | None = None
     guider: Any = None
+    joins: str = "plain"
+    lock: str = "off"
 
     @property
     def num_steps(self) -> int:
@@ -89,18 +94,24 @@ class ClipSampler:
         self._done += self._settings.num_steps
         self._bar.update_absolute(self._done)
 
-    def __call__(self, conditions: Conditions, noise: Tensor, plan: ClipPlan) -> Tensor:
+    def __call__(
+        self, conditions: Conditions, noise: Tensor, plan: ClipPlan, given: Given | None = None
+    ) -> Tensor:
         """A clip's conditions and noise (1, F, C, h, w) to a LATENT's (F, C, h, w)."""
         check_interrupted()
         settings, drawn = self._settings, noise[0].float().cpu()
         seed = clip_seed(self._seed, plan.index)
         if settings.noise is not None:
-            source = _noise_of_clip(settings.noise, plan.index)
-            drawn, seed = source.generate_noise({"samples": torch.zeros_like(drawn)}), source.seed
+            seed = clip_seed(settings.noise.seed, plan.index)
+            empty = {"samples": torch.zeros_like(drawn)}
+            drawn = shared_noise(
+                lambda index: _noise_of_clip(settings.noise, index).generate_noise(empty), plan
+            )
+        there = self._there(drawn, given)
         sample = self._by_widgets
         if any(part is not None for part in (settings.sampler, settings.sigmas, settings.guider)):
             sample = self._by_guider
-        samples = sample(conditions, drawn, seed)
+        samples = sample(conditions, drawn, seed, there)
         if not bool(torch.isfinite(samples).all()):
             raise ValueError(
                 f"clip {plan.index} came out as NaN; use the model's own steps and cfg, or dtype "
@@ -108,18 +119,31 @@ class ClipSampler:
             )
         return torch.as_tensor(samples.float().cpu())
 
-    def _by_widgets(self, conditions: Conditions, noise: Tensor, seed: int) -> Tensor:
+    def _there(self, noise: Tensor, given: Given | None) -> _There:
+        """What is given of a clip, in the form of the host's samplers."""
+        if given is None:
+            return _There(torch.zeros_like(noise))
+        latents = self._model.model.process_latent_out(given.latents[0].float().cpu())
+        mask = None if given.mask is None else given.mask[0].float().cpu()
+        return _There(torch.as_tensor(latents), mask, given.denoise)
+
+    def _by_widgets(
+        self, conditions: Conditions, noise: Tensor, seed: int, there: _There
+    ) -> Tensor:
         """Exactly what core KSampler does."""
         settings = self._settings
         positive, negative = positive_and_negative(conditions)
         samples: Tensor = comfy.sample.sample(
             self._model, noise, settings.steps, settings.cfg, settings.sampler_name,
-            settings.scheduler, positive, negative, torch.zeros_like(noise), seed=seed,
+            settings.scheduler, positive, negative, there.latent_image, denoise=there.denoise,
+            noise_mask=there.noise_mask, seed=seed,
             callback=self._callback(), disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         )  # fmt: skip
         return samples
 
-    def _by_guider(self, conditions: Conditions, noise: Tensor, seed: int) -> Tensor:
+    def _by_guider(
+        self, conditions: Conditions, noise: Tensor, seed: int, there: _There
+    ) -> Tensor:
         """Exactly what core SamplerCustomAdvanced does; widgets stand in for what is open."""
         settings, model = self._settings, self._model
         if settings.guider is not None:
@@ -130,13 +154,13 @@ class ClipSampler:
             guider.set_cfg(settings.cfg)
         usual = comfy.samplers.KSampler(
             guider.model_patcher, settings.num_steps, model.load_device, settings.sampler_name,
-            settings.scheduler,
+            settings.scheduler, denoise=there.denoise,
         )  # fmt: skip
         samples: Tensor = guider.sample(
-            noise, torch.zeros_like(noise),
+            noise, there.latent_image,
             settings.sampler or comfy.samplers.sampler_object(settings.sampler_name),
             usual.sigmas if settings.sigmas is None else settings.sigmas,
-            callback=self._callback(), seed=seed,
+            denoise_mask=there.noise_mask, callback=self._callback(), seed=seed,
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         )  # fmt: skip
         return samples
@@ -158,6 +182,15 @@ class ClipSampler:
                 self._on_step(part)
 
         return callback
+
+
+@dataclass(frozen=True)
+class _There:
+    """What core samplers call what is given: a latent image, its noise mask and denoise."""
+
+    latent_image: Tensor
+    noise_mask: Tensor | None = None
+    denoise: float = 1.0
 
 
 def _check_noise(noise: Any) -> None:

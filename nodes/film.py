@@ -16,9 +16,10 @@ from ..emo_core.face_masks import masks_for_region
 from ..emo_core.generate import Film, HandOver
 from ..emo_core.pictures import cut_square
 from .conditioner import HostConditioner
+from .existing import existing_film
 from .host import EMOParts, parts_of
 from .patches import check_model
-from .sockets import unpack_audio, unpack_reference, unpack_speed
+from .sockets import unpack_audio, unpack_levels, unpack_reference, unpack_speed
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ class Inputs:
         motion_images: IMAGE of such frames, or None.
         vae: VAE, for `motion_images` and weights that hand motion frames on through pixels.
         seed: of the noise.
+        existing: LATENT of an existing film, or None.
+        denoise: how much of it is made anew, 0 to 1.
     """
 
     model: Any
@@ -50,6 +53,8 @@ class Inputs:
     motion_images: Tensor | None
     vae: Any
     seed: int
+    existing: Any = None
+    denoise: float = 1.0
 
 
 def film_of(inputs: Inputs) -> tuple[HostConditioner, Film]:
@@ -76,6 +81,8 @@ def film_of(inputs: Inputs) -> tuple[HostConditioner, Film]:
         motion=_motion(inputs, parts),
         seed=inputs.seed,
         masks=masks_for_region(region, config),
+        given=existing_film(inputs, config, len(audio)),
+        levels=unpack_levels(inputs.audio),
     )
     return HostConditioner(parts, reference["features"]), film
 

@@ -88,6 +88,8 @@ def _constants(inputs: Inputs, settings: Settings, film: Film, seen: Fingerprint
             "attention": comfy.ldm.modules.attention.optimized_attention.__name__,
             "torch": torch.__version__,
             "comfyui": comfyui_version.__version__,
+            "denoise": inputs.denoise,
+            "lock": settings.lock,
         },
     )
 

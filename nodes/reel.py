@@ -7,10 +7,13 @@ import logging
 import torch
 from torch import Tensor
 
-from ..emo_core.clips import ClipPlan, num_clips, plan_clips
+from ..emo_core.clips import ClipPlan, num_clips
 from ..emo_core.conditions import Conditions
 from ..emo_core.generate import Film, generate
+from ..emo_core.given import Given
+from ..emo_core.joins import plan_joins
 from ..emo_core.kept import KeptClips
+from ..emo_core.lock import lock_colours
 from ..emo_core.spool import Spool
 from .clip_sampler import ClipSampler, Settings
 from .film import Inputs, clip_plan, film_of, hand_over_of, say_what_is_missing
@@ -41,7 +44,7 @@ def sample_film(
     conditioner, film = film_of(inputs)
     temporal, count = conditioner.config.temporal, len(film.audio)
     if clip_index is None:
-        plans = list(plan_clips(count, temporal.num_frames))
+        plans = list(plan_joins(settings.joins, count, temporal, film.levels))
     else:
         plans = [clip_plan(conditioner.config, count, clip_index)]
         say_what_is_missing(film, clip_index)
@@ -114,9 +117,16 @@ class Reel:
         folder = None if self._kept is None else self._kept.folder
         self._telling.foresee(sum(plan.kept for plan in self._plans), folder)
 
-    def sample(self, conditions: Conditions, noise: Tensor, plan: ClipPlan) -> Tensor:
-        """A clip's conditions and noise (1, F, C, h, w) to the model's latents (1, F, C, h, w)."""
-        self._raw = self._sampler(conditions, noise, plan)
+    def sample(
+        self, conditions: Conditions, noise: Tensor, plan: ClipPlan, *given: Given
+    ) -> Tensor:
+        """A clip's conditions and noise (1, F, C, h, w) to the model's latents (1, F, C, h, w).
+
+        What is given of a clip comes last, where there is anything.
+        """
+        self._raw = self._sampler(conditions, noise, plan, *given)
+        if self._settings.lock != "off":
+            self._raw = self._locked(self._raw, *given)
         return self._taken(self._raw, plan)[None]
 
     def get(self, plan: ClipPlan) -> Tensor | None:
@@ -153,6 +163,12 @@ class Reel:
         total = num_clips(len(self._film.audio), self._config.temporal.num_frames)
         whole = max(total, len(self._plans))  # clips may be shorter than they are sampled
         return Telling(self._inputs.model, self._settings, whole, to_sample)
+
+    def _locked(self, raw: Tensor, given: Given | None = None) -> Tensor:
+        model = self._inputs.model.model
+        latents = model.process_latent_in(raw)[None]
+        locked = lock_colours(latents, self._film.portrait, self._settings.lock, given)
+        return torch.as_tensor(model.process_latent_out(locked[0]))
 
     def _taken(self, raw: Tensor, plan: ClipPlan) -> Tensor:
         frames, count = raw[: plan.kept], self._config.temporal.num_motion_frames

@@ -6,6 +6,8 @@ from typing import Any
 
 import comfy.samplers
 
+from ..emo_core.joins import JOINS
+from ..emo_core.lock import LOCKS
 from .clip_sampler import Settings
 from .compat import Schema, io, ui
 from .condition import inputs_of_a_clip
@@ -77,6 +79,41 @@ def keeping() -> io.Input:
     )  # fmt: skip
 
 
+def existing() -> list[io.Input]:
+    """The film that both nodes may voice anew, in this order."""
+    return [
+        io.Latent.Input(
+            "existing_film", optional=True, tooltip="An existing film of the person to be voiced "
+            "anew, as LATENT of the model's VAE, at its frame rate and at least as long as the "
+            "sound; only what its noise mask covers is made, where it has one.",
+        ),
+        io.Float.Input(
+            "denoise", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
+            tooltip="How much of the existing film is made anew, 0 to 1; lower it to keep more of "
+            "its movement, leave it at 1 without one, and connected sigmas overrule it.",
+        ),
+    ]  # fmt: skip
+
+
+def locking() -> io.Input:
+    """The widget that holds colours."""
+    return io.Combo.Input(
+        "lock", options=list(LOCKS), default="off", optional=True,
+        tooltip="Holds the mean and the spread of every clip's latents to the portrait's: weak "
+        "goes a quarter of the way, strong all of it; try it when colours drift in a long film.",
+    )  # fmt: skip
+
+
+def joining() -> io.Input:
+    """The widget that says where clips meet."""
+    return io.Combo.Input(
+        "joins", options=list(JOINS), default="plain", optional=True,
+        tooltip="Where clips meet: plain at equal distances, quiet where the sound is quietest "
+        "in the last third of a clip, overlap over frames that both clips share; try the others "
+        "when you see the joins.",
+    )  # fmt: skip
+
+
 def _sampled(
     inputs: Inputs, settings: Settings, keep_clips: bool, clip_index: int | None = None
 ) -> io.NodeOutput:
@@ -121,6 +158,8 @@ class EMOSampler(io.ComfyNode):
                 *sampler_widgets(),
                 *sampler_sockets(),
                 keeping(),
+                *existing(),
+                locking(),
             ],
             outputs=list(_OUTPUTS),
         )  # fmt: skip
@@ -131,15 +170,15 @@ class EMOSampler(io.ComfyNode):
         steps: int, cfg: float, sampler_name: str, scheduler: str, region: Any = None,
         speed: Any = None, motion_frames: Any = None, motion_images: Any = None, vae: Any = None,
         noise: Any = None, sampler: Any = None, sigmas: Any = None, guider: Any = None,
-        keep_clips: bool = True,
+        keep_clips: bool = True, existing_film: Any = None, denoise: float = 1.0, lock: str = "off",
     ) -> io.NodeOutput:  # fmt: skip
         """Sample it."""
         inputs = Inputs(
             model, reference, audio_embedding, region, speed, motion_frames, motion_images, vae,
-            seed,
+            seed, existing=existing_film, denoise=denoise,
         )  # fmt: skip
         settings = Settings(
-            steps, cfg, sampler_name, scheduler, noise, sampler, sigmas, guider
+            steps, cfg, sampler_name, scheduler, noise, sampler, sigmas, guider, lock=lock
         )
         return _sampled(inputs, settings, keep_clips, clip_index)
 
@@ -157,7 +196,15 @@ class MotionFrameLooper(io.ComfyNode):
             description="Samples the whole sound clip by clip; each clip sees the last frames of "
             "the one before, so that the movement goes on over a film of any length.",
             search_aliases=["emo", "long video", "talking head", "lip sync", "loop"],
-            inputs=[*inputs_of_a_clip(), *sampler_widgets(), *sampler_sockets(), keeping()],
+            inputs=[
+                *inputs_of_a_clip(),
+                *sampler_widgets(),
+                *sampler_sockets(),
+                keeping(),
+                *existing(),
+                locking(),
+                joining(),
+            ],
             outputs=list(_OUTPUTS),
         )
 
@@ -167,14 +214,16 @@ class MotionFrameLooper(io.ComfyNode):
         sampler_name: str, scheduler: str, region: Any = None, speed: Any = None,
         motion_frames: Any = None, motion_images: Any = None, vae: Any = None,
         noise: Any = None, sampler: Any = None, sigmas: Any = None, guider: Any = None,
-        keep_clips: bool = True,
+        keep_clips: bool = True, existing_film: Any = None, denoise: float = 1.0, lock: str = "off",
+        joins: str = "plain",
     ) -> io.NodeOutput:  # fmt: skip
         """Sample them."""
         inputs = Inputs(
             model, reference, audio_embedding, region, speed, motion_frames, motion_images, vae,
-            seed,
+            seed, existing=existing_film, denoise=denoise,
         )  # fmt: skip
         settings = Settings(
-            steps, cfg, sampler_name, scheduler, noise, sampler, sigmas, guider
-        )
+            steps, cfg, sampler_name, scheduler, noise, sampler, sigmas, guider, joins=joins,
+            lock=lock,
+        )  # fmt: skip
         return _sampled(inputs, settings, keep_clips)

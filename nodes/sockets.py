@@ -1,6 +1,7 @@
 """The pack's own socket types: plain dicts of tensors with a version, which other packs can make.
 
-    EMO_AUDIO      features (F, L, D) float32, fps, encoder, alignment
+    EMO_AUDIO      features (F, L, D) float32, fps, encoder, alignment; levels (F,) int64, how loud
+                   each frame is, where it is known
     EMO_SPEED      times (N,) in seconds, rising; speeds (N,) in degrees per frame at 30 fps, linear
                    between the times and held at both ends
     EMO_REFERENCE  model, what it was encoded by; latents (r, C, h, w) of the portrait and of more
@@ -40,9 +41,16 @@ _MADE_BY = {
 }
 
 
-def pack_audio(heard: AudioFeatures) -> dict[str, Any]:
-    """EMO_AUDIO from what an audio encoder heard; the frames of the film, no padding."""
+def pack_audio(heard: AudioFeatures, levels: Tensor | None = None) -> dict[str, Any]:
+    """EMO_AUDIO from what an audio encoder heard; the frames of the film, no padding.
+
+    Args:
+        heard: features of every frame.
+        levels: (F,), joins.sound_levels() of the film; None if nobody knows.
+    """
+    told = {} if levels is None else {"levels": levels.cpu()}
     return {
+        **told,
         "version": VERSION,
         "features": heard.features[: heard.num_frames].float().cpu(),
         "fps": float(heard.frame_rate),
@@ -85,6 +93,21 @@ def unpack_audio(value: Any, config: EMOConfig, encoder: str | None) -> Tensor:
     if not all_finite(features):
         raise ValueError("the audio embedding holds NaN or infinite numbers; encode it again")
     return torch.as_tensor(features)
+
+
+def unpack_levels(value: Any) -> Tensor | None:
+    """How loud each frame (F,) of an EMO_AUDIO is, if it says so; unpack_audio() comes before.
+
+    Raises:
+        ValueError: if it says something else.
+    """
+    levels = value.get("levels")
+    if levels is not None and tuple(levels.shape) != (len(value["features"]),):
+        raise ValueError(
+            f"the audio embedding has {len(value['features'])} frames and levels of the shape "
+            f"{tuple(levels.shape)}; encode it again with LoadAudioEmbedding"
+        )
+    return None if levels is None else torch.as_tensor(levels)
 
 
 def pack_speed(times: Tensor, speeds: Tensor) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import logging
 import math
 from typing import Any
 
+from ..emo_core.joins import sound_levels
 from ..emo_core.waveform import num_frames
 from .compat import Schema, io
 from .encoders import read_layers
@@ -190,7 +191,8 @@ class LoadAudioEmbedding(io.ComfyNode):
                 # As these weights were trained: silence fills the last clip while it is heard.
                 how = (config.audio.windows, config.temporal.num_frames)
             heard = listen(hearing, hear_at_16k(sound), count, rate, *how)
-        return io.NodeOutput(pack_audio(heard), sound.as_audio(), count, float(rate))
+        levels = sound_levels(sound.waveform, sound.sample_rate, count, rate)
+        return io.NodeOutput(pack_audio(heard, levels), sound.as_audio(), count, float(rate))
 
 
 def _problem(fps: float, start: float, duration: float) -> str | None:

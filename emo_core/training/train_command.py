@@ -59,8 +59,11 @@ def add_train(subparsers: Any) -> None:
         metavar="DIR",
         help="folder of everything the stages make (default: emo-work)",
     )
-    parser.add_argument("--minutes", type=float, help="minutes of training, resumptions included; "
-                        "joins: of each film (1)")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="minutes of training, resumptions included; joins: of each film (1)",
+    )
     parser.add_argument("--steps", type=int, help="steps of training, resumptions included")
     parser.add_argument(
         "--count",
@@ -78,7 +81,9 @@ def add_train(subparsers: Any) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     parser.add_argument(
-        "-o", "--output", type=Path,
+        "-o",
+        "--output",
+        type=Path,
         help="pack: the checkpoint to write; report, joins: the Markdown file",
     )
     parser.add_argument(

@@ -24,6 +24,7 @@ SHARED = [
 ]  # fmt: skip
 SAMPLING = ["seed", "steps", "cfg", "sampler_name", "scheduler"]
 OVERRULING = ["noise", "sampler", "sigmas", "guider"]
+JOINING = ["existing_film", "denoise", "lock"]
 
 
 @pytest.fixture
@@ -76,11 +77,12 @@ def test_every_socket_and_widget_says_what_it_is(pack: ModuleType, node_id: str)
             ],
         ),
         (
-            "EMOSampler", [*SHARED, "clip_index", *SAMPLING, *OVERRULING, "keep_clips"],
+            "EMOSampler", [*SHARED, "clip_index", *SAMPLING, *OVERRULING, "keep_clips", *JOINING],
             [("LATENT", "latent"), ("LATENT", "motion_frames")],
         ),
         (
-            "MotionFrameLooper", [*SHARED, *SAMPLING, *OVERRULING, "keep_clips"],
+            "MotionFrameLooper",
+            [*SHARED, *SAMPLING, *OVERRULING, "keep_clips", *JOINING, "joins"],
             [("LATENT", "latent"), ("LATENT", "motion_frames")],
         ),
     ],
