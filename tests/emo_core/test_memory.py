@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from published_hallo import published_state, tiny_hallo
+from safetensors.torch import save_file
 from small_models import small_config
 from torch import nn
 from torch.nn import functional
 
+from emo_core.cli import main
 from emo_core.config import hallo
+from emo_core.describe import describe_memory
 from emo_core.memory import memory_of, metered, weights_of
 from emo_core.model import EMO
 from emo_core.vae import VAEConfig
@@ -68,10 +75,34 @@ def test_laws_of_a_film(variant: str) -> None:
         assert size < large.work[stage] and size < single.work[stage] <= 2 * size + 4096
     name = "VAE decodes and encodes the motion frames"
     assert (name in half.work) == (config.temporal.hand_over == "pixels")
-    assert all(1.5 * size < large.kept[part] for part, size in half.kept.items() if "film" in part)
-    assert half.kept["latents"] * 2 == large.kept["latents"]
+    for part in ("the portrait's features", "latents"):
+        assert large.kept[part] == 2 * half.kept[part]
     rest = sum(half.weights.values()) + sum(half.kept.values())
     assert half.peak == rest + max(half.work.values())
+
+
+def test_emo_info_tells_it(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(checkpoint), "--memory", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["memory"]
+    assert told["of_a_film"] == "32x32, 4 frames a clip, float16, in MB"
+    assert told["weights"].keys() >= {"ReferenceNet", "VAE", "audio encoder"}
+    assert main(["info", str(checkpoint), "--memory", "float32"]) == 0
+    assert "a sampling step with guidance " in capsys.readouterr().out
+    assert main(["info", str(checkpoint), "--size", "256x256"]) == 2
+    assert "asked for with --memory" in capsys.readouterr().err
+    assert main(["info", str(checkpoint), "--memory", "--size", "256x256"]) == 2
+    assert "pixels and makes films of that size only" in capsys.readouterr().err
+
+
+def test_hallos_weights_count_with_what_they_were_made_for(tmp_path: Path) -> None:
+    path = tmp_path / "hallo.safetensors"
+    tensors = {name: tensor.contiguous() for name, tensor in published_state().items()}
+    save_file(tensors, path, {"emo_config": tiny_hallo().to_json()})
+    own, large = describe_memory(path), describe_memory(path, size=(256, 320))
+    assert own["weights"] == large["weights"]
+    # wav2vec2-base at the small checkpoint's two layers of 16, in single precision.
+    assert own["weights"]["VAE"] == 167.3 and own["weights"]["audio encoder"] > 10
+    assert large["of_a_film"].startswith("320x256") and large["peak"] > own["peak"]
 
 
 def test_an_audio_encoder_counts_with_its_weights() -> None:
