@@ -24,6 +24,7 @@ _TRAINING = {
     "puppet": "draw a puppet of the training world, still or speaking, with its truth",
     "train": "train emo-tiny, stage by stage",
 }
+_DTYPES = ("float16", "bfloat16", "float32")
 _PUPPETS_ONLY = (
     "emo-tiny knows the puppets it was trained on, not photographs; `emo puppet` draws some."
 )
@@ -304,14 +305,25 @@ def _add_info(commands: Any) -> None:
     )
     parser.add_argument("file", nargs="?", default="emo-tiny", metavar="FILE",
                         help="a .safetensors file (default: the embedded emo-tiny)")
+    parser.add_argument("--memory", nargs="?", const="float16", choices=_DTYPES, metavar="DTYPE",
+                        help="also what a film takes in memory, in MB by part, counted: float16, "
+                        "bfloat16 or float32 (float16 if none is named)")
+    parser.add_argument("--size", type=_size, metavar="WxH",
+                        help="size of that film (default: the model's own square)")
     parser.add_argument("--json", action="store_true", help="everything on stdout as JSON")
     parser.set_defaults(run=_run_info)  # fmt: skip
 
 
 def _run_info(args: argparse.Namespace) -> int:
-    from .describe import describe_checkpoint
+    from .describe import describe_checkpoint, describe_memory
 
     facts = describe_checkpoint(args.file)
+    if args.memory is not None:
+        import torch
+
+        facts["memory"] = describe_memory(args.file, getattr(torch, args.memory), args.size)
+    elif args.size is not None:
+        raise ValueError("a size is asked for with --memory; give both, or neither")
     if args.json:
         _write_json(facts)
         return 0
@@ -321,8 +333,9 @@ def _run_info(args: argparse.Namespace) -> int:
 
 def _write_facts(facts: dict[str, Any], indent: int = 0) -> None:
     """One fact a line; those of facts are indented below their name."""
+    wide = max(18 - indent, *(len(str(name)) + 1 for name in facts))
     for name, value in facts.items():
-        label = f"{' ' * indent}{str(name).replace('_', ' '):<{18 - indent}}"
+        label = f"{' ' * indent}{str(name).replace('_', ' '):<{wide}}"
         if isinstance(value, dict) and value:
             sys.stdout.write(f"{label.rstrip()}\n")
             _write_facts(value, indent + 2)

@@ -1,4 +1,4 @@
-"""What a weight file is, in plain values, for `emo info`."""
+"""What a weight file is and what a film of it takes, in plain values, for `emo info`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from typing import Any
 import torch
 
 from .config import EMOConfig
+from .film_size import Wanted, film_size
 from .hallo_files import ORIGIN, as_checkpoint, is_hallo
+from .memory import memory_of
 from .model import EMO
+from .vae import VAEConfig
+from .wav2vec import Wav2Vec2Encoder
 from .weight_files import EMO_KIND, HALLO_KIND, WeightFile, kind_of, open_weights
-from .weights import FORMAT, check_fit, find_checkpoint, training_record
+from .weights import FORMAT, check_fit, find_checkpoint, open_checkpoint, skeleton, training_record
 
 _PREFIXES = ("model.", "vae.", "audio_encoder.")
 
@@ -39,6 +43,53 @@ def describe_checkpoint(path_or_name: str | Path) -> dict[str, Any]:
     except ValueError as error:
         return {**facts, "runs_here": False, "fault": str(error)}
     return {**facts, "taken_as": file.header[ORIGIN], "advice": kind.advice, **_of_network(file)}
+
+
+def describe_memory(
+    path_or_name: str | Path, dtype: torch.dtype = torch.float16, size: Wanted = None
+) -> dict[str, Any]:
+    """What a film of a checkpoint takes, in MB of 10^6 bytes by part; see memory.Memory.
+
+    For weights that bring no VAE and no audio encoder those are counted that they were made for:
+    SD 1.5's, and wav2vec2-base in single precision.
+
+    Args:
+        path_or_name: the checkpoint; none of its weights is read.
+        dtype: what it is kept and computed in.
+        size: rows and columns of the film; None for the model's own square.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no checkpoint that runs here, or makes no films of that size.
+    """
+    file, config = open_checkpoint(path_or_name)
+    parts = skeleton(file, config, dtype, "meta")
+    encoder = parts.get("audio_encoder.")
+    if encoder is None and config.audio.encoder == "wav2vec2":
+        width = config.audio.layer_width
+        settings = {
+            "num_hidden_layers": config.audio.num_layers, "hidden_size": width,
+            "num_attention_heads": max(width // 64, 1),
+        }  # fmt: skip
+        encoder = Wav2Vec2Encoder(settings, config.audio.alignment, True, device="meta")
+    vae = None
+    if "vae_config" in file.header:
+        vae = VAEConfig.from_json(file.header["vae_config"])
+    own = (config.picture_size, config.picture_size)
+    rows, columns = film_size(config, size, own)
+    found = memory_of(config, dtype, (rows, columns), vae, encoder)
+    return {
+        "of_a_film": f"{columns}x{rows}, {config.temporal.num_frames} frames a clip, "
+        f"{str(dtype).removeprefix('torch.')}, in MB",
+        "weights": _megabytes(found.weights),
+        "kept": _megabytes(found.kept),
+        "work": _megabytes(found.work),
+        "peak": round(found.peak / 1e6),
+    }
+
+
+def _megabytes(sizes: dict[str, int]) -> dict[str, float]:
+    return {name: round(size / 1e6, 1) for name, size in sizes.items()}
 
 
 def _of_network(file: WeightFile) -> dict[str, Any]:

@@ -1,26 +1,24 @@
 """What a film takes in memory: bytes of weights, kept conditions and work; counted, not measured.
 
 The networks are built on the meta device, where tensors have shapes and no numbers, and run through
-every stage once. Each tensor that an operation makes counts from its birth to its death. What
-libraries take besides (convolution workspaces, the allocator's rounding, CUDA itself) is not in it.
-Attention is counted as fused kernels do it, which make no matrix of weights.
+every stage once, under live_bytes.LiveBytes. What libraries take besides (convolution workspaces,
+the allocator's rounding, CUDA itself) is not in it.
 """
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from .config import EMOConfig
 from .film_size import Size
+from .live_bytes import LiveBytes, bytes_of
 from .model import EMO, ClipInputs
 from .reference import halved
 from .sampling import Guidance, predict
@@ -81,9 +79,9 @@ def memory_of(
     model = EMO(config, dtype, "meta").requires_grad_(False)
     coder = AutoencoderKL(vae, dtype, "meta").requires_grad_(False)
     weights = weights_of(model)
-    weights["VAE"] = _bytes(list(coder.parameters()))
+    weights["VAE"] = bytes_of(list(coder.parameters()))
     if audio_encoder is not None:
-        weights["audio encoder"] = _bytes(list(audio_encoder.parameters()))
+        weights["audio encoder"] = bytes_of(list(audio_encoder.parameters()))
     with torch.no_grad():
         kept, work = _run(model, coder, dtype, size)
     return Memory(weights, kept, work)
@@ -134,11 +132,11 @@ def _run(
         lambda: predict(model.denoising_unet, noise, 999, clip, Guidance(3.5)),
     )
     stage("VAE decodes a clip", lambda: vae.decode(noise[0]))
-    of_portrait = _bytes(portrait)
+    of_portrait = bytes_of(portrait)
     kept = {
         "the portrait's features": of_portrait,
-        "the clip's conditions": _bytes((conditions, clip)) - of_portrait,
-        "latents": 2 * _bytes(noise),
+        "the clip's conditions": bytes_of((conditions, clip)) - of_portrait,
+        "latents": 2 * bytes_of(noise),
     }
     return kept, work
 
@@ -162,71 +160,25 @@ def _inputs(
 
 def metered(call: Callable[[], Any]) -> tuple[Any, int]:
     """Call it; give what it returns, and the most bytes of tensors it had at once."""
-    with _Fused(), _Meter() as meter:
+    with _Fused(), LiveBytes() as live:
         made = call()
-    return made, meter.peak
-
-
-class _Meter(TorchDispatchMode):
-    """Counts bytes of the tensors that operations make, as long as they live."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.alive = self.peak = 0
-        self._known: dict[int, weakref.ref[Any]] = {}
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        for tensor in _tensors((args, kwargs)):
-            self._note(tensor, made=False)
-        out = func(*args, **(kwargs or {}))
-        for tensor in _tensors(out):
-            self._note(tensor, made=True)
-        return out
-
-    def _note(self, tensor: Tensor, made: bool) -> None:
-        """Count a storage that was not seen before; views share theirs, given ones count 0."""
-        storage = tensor.untyped_storage()
-        key, size = id(storage), storage.nbytes() if made else 0
-        if key in self._known:
-            return
-        self.alive += size
-        self.peak = max(self.peak, self.alive)
-
-        def gone(_: Any) -> None:
-            self.alive -= size
-            del self._known[key]
-
-        self._known[key] = weakref.ref(storage, gone)
+    return made, live.peak
 
 
 class _Fused(TorchFunctionMode):
-    """Attention that makes nothing but its output, as fused kernels do."""
+    """Attention and norms that make their output and nothing else, as fused kernels do.
+
+    The meta device's own are made of small operators, with a matrix of all products among them.
+    """
+
+    _WHOLE = (
+        functional.scaled_dot_product_attention, functional.group_norm, functional.layer_norm
+    )  # fmt: skip
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        if func is functional.scaled_dot_product_attention:
+        """Run a function, or give an empty tensor of what it would give."""
+        if func in self._WHOLE:
             return torch.empty_like(args[0])
         return func(*args, **(kwargs or {}))
-
-
-def _bytes(values: Any) -> int:
-    """Bytes of all tensors in dataclasses, mappings and sequences; shared ones count once."""
-    storages = {id(s): s for s in (tensor.untyped_storage() for tensor in _tensors(values))}
-    return sum(storage.nbytes() for storage in storages.values())
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    if isinstance(values, Tensor):
-        yield values
-    elif is_dataclass(values):
-        for item in fields(values):
-            yield from _tensors(getattr(values, item.name))
-    elif isinstance(values, Mapping):
-        for value in values.values():
-            yield from _tensors(value)
-    elif isinstance(values, (list, tuple)):
-        for value in values:
-            yield from _tensors(value)

@@ -21,8 +21,6 @@ from published_hallo import (
     picture,
     published,
     published_state,
-    seeded_model,
-    seeded_vae,
     tiny_hallo,
     write_vae,
     write_wav2vec,
@@ -149,6 +147,46 @@ def test_the_last_clip_hears_silence(
     assert (report.frames, len(films[0].audio)) == (6, 8)
 
 
+def test_films_of_another_shape(
+    usual: dict[str, object], films: list[Film], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(usual[name]) for name in ("portrait", "sound")]
+    words += ["-o", str(usual["output"]), "--device", "cpu", "--json", "--steps", "1"]
+    for option in ("model", "vae", "audio_encoder"):
+        words += [f"--{option.replace('_', '-')}", str(usual[option])]
+    assert main(["animate", *words, "--size", "320x256", "--face-box", "20,15,50,40"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["width"], report["height"]) == (320, 256)
+    assert tuple(read_video(usual["output"])[0].shape) == (8, 256, 320, 3)
+    (film,) = films
+    assert film.portrait.shape == (1, 4, 32, 40) and film.region.shape == (3, 256, 320)
+    assert [masks.shape[1:] for masks in film.masks] == [(32, 40), (16, 20), (8, 10), (4, 5)]
+    # The photograph is 90 x 72: its own shape is cut least.
+    assert main(["animate", *words, "--size", "portrait"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["width"], report["height"]) == (320, 256)
+    assert main(["animate", *words, "--size", "wide"]) == 2
+    assert "width and height in pixels such as 512x768" in capsys.readouterr().err
+
+
+def test_pose_face_and_lip_weight(
+    usual: dict[str, object], films: list[Film], capsys: pytest.CaptureFixture[str], files: Path
+) -> None:
+    words = [str(usual[name]) for name in ("portrait", "sound")]
+    words += ["-o", str(usual["output"]), "--device", "cpu", "--json", "--no-clips"]
+    for option in ("model", "vae", "audio_encoder"):
+        words += [f"--{option.replace('_', '-')}", str(usual[option])]
+    made = []
+    for weights in ([], ["--pose-weight", "1", "--lip-weight", "1.0"], ["--lip-weight", "2"]):
+        assert main(["animate", *words, *weights]) == 0
+        made.append(read_video(usual["output"])[0].float())
+    assert [film.motion_weights for film in films] == [(1, 1, 1), (1, 1, 1), (1, 1, 2)]
+    assert torch.equal(made[0], made[1]) and (made[0] - made[2]).abs().mean() > 0.1
+    capsys.readouterr()
+    assert main(["animate", *words, "--face-weight", "11"]) == 2
+    assert "must be 0 to 10 each" in capsys.readouterr().err
+
+
 def test_hallo2_runs(files: Path, usual: dict[str, object], tmp_path: Path) -> None:
     path = tmp_path / "hallo2.safetensors"
     write_weights(path, with_variant(tiny_hallo(), "hallo2"))
@@ -168,6 +206,12 @@ def test_hallo2_runs(files: Path, usual: dict[str, object], tmp_path: Path) -> N
          "emo-tiny is no such model"),
         ({"vae": None, "model": "emo-tiny"}, "the audio encoder .* gives 2 layers of 16"),
         ({"model": "emo-tiny"}, "has 4 latent channels and 8 pixels a cell, emo-tiny needs"),
+        ({"size": (256, 320), "model": "emo-tiny", "vae": None, "audio_encoder": None},
+         "emo-tiny was trained with the places of 128x128 pixels"),
+        ({"size": (256, 300)}, "multiples of 64 from 256 to 1024"),
+        ({"size": (256, 320), "reproduce": True}, "makes squares only"),
+        ({"size": "portrait", "reproduce": True}, "makes squares only"),
+        ({"motion_weights": (1.0, float("nan"), 1.0)}, "must be 0 to 10 each"),
         ({"lip_box": (1.0, 1.0, 5.0, 5.0)}, "a lip box goes with a face box"),
         ({"landmarks": Path("x.npy"), "face_box": (1.0, 1.0, 9.0, 9.0)}, "leave out the boxes"),
         ({"variant": "hallo3"}, "must be one of auto, hallo, hallo2"),
@@ -197,7 +241,7 @@ def test_a_lip_box_follows_the_crop() -> None:
     assert y == pytest.approx(45 / 72) and height == pytest.approx(10 / 72)
     whole = stretched_subject(picture(), 64, (30.0, 20.0, 40.0, 40.0), (40.0, 45.0, 20.0, 10.0))
     assert whole.lips == (40 / PICTURE[1], 45 / PICTURE[0], 20 / PICTURE[1], 10 / PICTURE[0])
-    with pytest.raises(ValueError, match="outside the square"):
+    with pytest.raises(ValueError, match="outside the part around the face"):
         cropped_subject(picture(), 64, (30.0, 20.0, 40.0, 40.0), (0.0, 45.0, 5.0, 5.0))
     assert cropped_subject(picture(), 64, None).box is None
     assert stretched_subject(picture(), 64, None).region is None
@@ -216,28 +260,10 @@ def test_numbers_of_files(tmp_path: Path) -> None:
         read_numbers(tmp_path / "no.npy", "x")
 
 
-def test_sizes_that_are_not_square(tmp_path: Path) -> None:
-    """Hallo's own code knows squares only; the network takes any multiple of 64."""
-    from emo_core.face_masks import mask_levels, region_masks
-    from emo_core.model import ClipInputs
-
-    model, vae = seeded_model(), seeded_vae(tmp_path)
-    masks = region_masks((0.2, 0.2, 0.5, 0.5), (0.3, 0.5, 0.2, 0.1), 128, 192)
-    inputs = ClipInputs(
-        draw("sound", 1, FRAMES, 5, 2, 16), torch.ones(1, 3, 128, 192), None, None,
-        mask_levels(masks, 16, 24, 4),
-    )  # fmt: skip
-    with torch.no_grad():
-        portrait = vae.encode(draw("wide", 1, 3, 128, 192))
-        motion = model.encode_motion(portrait[:, None].repeat(1, 2, 1, 1, 1))
-        clip = model.prepare(model.encode_portrait(portrait), motion, inputs)
-        out = model.denoising_unet(
-            draw("x", 1, FRAMES, 4, 16, 24), torch.tensor([500]), clip
-        )
-    assert out.shape == (1, FRAMES, 4, 16, 24) and bool(out.isfinite().all())
-
-
-@pytest.mark.parametrize("changed", ["nothing", "face", "lips", "variant", "reproduce", "vae"])
+@pytest.mark.parametrize(
+    "changed",
+    ["nothing", "face", "lips", "variant", "reproduce", "vae", "weights", "size"],
+)
 def test_clips_are_kept_by_everything_that_hallos_weights_see(
     usual: dict[str, object], files: Path, tmp_path: Path, changed: str
 ) -> None:
@@ -251,6 +277,8 @@ def test_clips_are_kept_by_everything_that_hallos_weights_see(
         "variant": {"variant": "hallo2"},
         "reproduce": {"reproduce": True},
         "vae": {"vae": tmp_path / "vae.safetensors"},
+        "weights": {"motion_weights": (1.0, 1.0, 0.5)},
+        "size": {"size": (256, 256)},
     }
     assert animate(AnimateRequest(**given)).reused == 0  # type: ignore[arg-type]
     again = animate(AnimateRequest(**{**given, **changes[changed]}))  # type: ignore[arg-type]
