@@ -5,7 +5,9 @@ from __future__ import annotations
 from .compat import ComfyExtension, io
 from .condition import EMOConditioning
 from .example import EMOExampleInputs
+from .face_embedding import EMOLoadFaceEmbedding
 from .guide import EMOGuider
+from .hallo_noise import EMOHalloNoise
 from .load import EMOModelLoader
 from .output import EMODecodeVideo
 from .reference import ReferenceNetEncode
@@ -26,6 +28,8 @@ NODES: list[type[io.ComfyNode]] = [
     EMOSampler,
     MotionFrameLooper,
     EMODecodeVideo,
+    EMOLoadFaceEmbedding,
+    EMOHalloNoise,
 ]
 
 

@@ -14,10 +14,11 @@ import latent_preview
 import torch
 from torch import Tensor
 
-from ..emo_core.clips import ClipPlan, clip_seed
+from ..emo_core.clips import ClipPlan, StreamNoise, clip_seed
 from ..emo_core.conditions import Conditions
 from .conds import positive_and_negative
 from .guide import check_guider, guider_for
+from .hallo_noise import HalloNoise
 from .host import check_interrupted
 
 
@@ -76,6 +77,7 @@ class ClipSampler:
         self._model, self._settings, self._seed = model, settings, seed
         self._bar = comfy.utils.ProgressBar(total_clips * settings.num_steps)
         self._done = 0
+        self._stream: StreamNoise | None = None
         self._previewer = latent_preview.get_previewer(
             model.load_device, model.model.latent_format
         )
@@ -91,8 +93,7 @@ class ClipSampler:
         settings, drawn = self._settings, noise[0].float().cpu()
         seed = clip_seed(self._seed, plan.index)
         if settings.noise is not None:
-            source = _noise_of_clip(settings.noise, plan.index)
-            drawn, seed = source.generate_noise({"samples": torch.zeros_like(drawn)}), source.seed
+            drawn, seed = self._noise_of_clip(tuple(drawn.shape), plan.index)
         sample = self._by_widgets
         if any(part is not None for part in (settings.sampler, settings.sigmas, settings.guider)):
             sample = self._by_guider
@@ -103,6 +104,17 @@ class ClipSampler:
                 "fp32 in EMO Model Loader"
             )
         return torch.as_tensor(samples.float().cpu())
+
+    def _noise_of_clip(self, shape: tuple[int, ...], index: int) -> tuple[Tensor, int]:
+        """Clip `index`'s numbers (F, C, h, w) of the connected NOISE, and its own seed."""
+        noise, seed = self._settings.noise, clip_seed(self._settings.noise.seed, index)
+        if isinstance(noise, HalloNoise):
+            self._stream = self._stream or noise.stream(shape)
+            return self._stream.latents(index, shape), seed
+        # A copy with the clip's own seed, or every clip would see the same.
+        source = copy.copy(noise)
+        source.seed = seed
+        return source.generate_noise({"samples": torch.zeros(shape)}), seed
 
     def _by_widgets(self, conditions: Conditions, noise: Tensor, seed: int) -> Tensor:
         """Exactly what core KSampler does."""
@@ -160,10 +172,3 @@ def _check_noise(noise: Any) -> None:
             f"the {type(noise).__name__} has no seed, so every clip would get the same noise; "
             "connect Random Noise, or leave noise open"
         )
-
-
-def _noise_of_clip(noise: Any, index: int) -> Any:
-    """A copy of a NOISE with clip `index`'s own seed, or every clip would see the same."""
-    out = copy.copy(noise)
-    out.seed = clip_seed(noise.seed, index)
-    return out

@@ -65,11 +65,18 @@ class HostConditioner:
 
 
 @torch.no_grad()
-def encode_portrait(parts: EMOParts, latents: Tensor) -> Bank:
-    """ReferenceNet's features of a portrait's latents (1, C, h, w), on the CPU."""
+def encode_portrait(parts: EMOParts, latents: Tensor, face: Tensor | None = None) -> Bank:
+    """ReferenceNet's features of a portrait, on the CPU.
+
+    Args:
+        parts: of the MODEL.
+        latents: (1, C, h, w), the portrait's.
+        face: (1, D), its face embedding; None for the face of nobody.
+    """
     module = on_device(parts.conditioner)
     place = (parts.conditioner.load_device, parts.compute_dtype)
-    return _rest(module.encode_portrait(latents.to(*place)))
+    seen = None if face is None else face.to(*place)
+    return _rest(module.encode_portrait(latents.to(*place), seen))
 
 
 def _rest(bank: Bank) -> Bank:

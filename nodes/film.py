@@ -7,21 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..emo_core.clips import ClipPlan, num_clips
+from ..emo_core.clips import ClipNoise, ClipPlan, Noise, num_clips
 from ..emo_core.config import EMOConfig
 from ..emo_core.face import CENTRED_PRIOR, region_mask
-from ..emo_core.face_masks import masks_for_region
 from ..emo_core.generate import Film, HandOver
-from ..emo_core.pictures import cut_square
+from ..emo_core.hand_over import Greyed, PixelHandOver
 from .conditioner import HostConditioner
+from .hallo_noise import HalloNoise
 from .host import EMOParts, parts_of
-from .sockets import unpack_audio, unpack_reference, unpack_speed
+from .seen import in_view, masks_of, union_of
+from .sockets import unpack_audio, unpack_reference, unpack_speed, with_beyond
 
 logger = logging.getLogger(__name__)
-
-_ASPECT_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,7 @@ class Inputs:
         motion_images: IMAGE of such frames, or None.
         vae: VAE, for `motion_images` and weights that hand motion frames on through pixels.
         seed: of the noise.
+        lips: MASK of the lips in the portrait's picture, or None.
     """
 
     model: Any
@@ -49,6 +49,7 @@ class Inputs:
     motion_images: Tensor | None
     vae: Any
     seed: int
+    lips: Tensor | None = None
 
 
 def film_of(inputs: Inputs) -> tuple[HostConditioner, Film]:
@@ -65,27 +66,43 @@ def film_of(inputs: Inputs) -> tuple[HostConditioner, Film]:
     speed = None
     if inputs.speed is not None:
         speed = unpack_speed(inputs.speed, len(audio), config.frame_rate)
-    region = _region(inputs.region, reference, config.picture_size)
+    given = None
+    if inputs.region is not None:
+        given = union_of(inputs.region, reference, "region", "FaceLocatorMask")
+    region = _region(given, reference, config.picture_size)
     film = Film(
         portrait=reference["latents"],
-        audio=audio,
+        audio=with_beyond(audio, inputs.audio),
         region=region.expand(config.locator.in_channels, -1, -1),
         speed=speed,
         motion=_motion(inputs, parts),
         seed=inputs.seed,
-        masks=masks_for_region(region, config),
+        face=reference.get("face"),
+        masks=masks_of(region, given, inputs.lips, reference, config),
     )
     return HostConditioner(parts, reference["features"]), film
 
 
-def hand_over_of(inputs: Inputs) -> HandOver | None:
+def frames_of(inputs: Inputs) -> int:
+    """Frames of the film; what is heard may go on behind its end."""
+    return len(inputs.audio["features"])
+
+
+def hand_over_of(inputs: Inputs, film: Film, noise: Any = None) -> HandOver | None:
     """What happens to motion frames between clips: nothing (None), or through the VAE and back.
 
+    Args:
+        inputs: what the node is connected to.
+        film: what film_of() made of that.
+        noise: NOISE, or None for the film's own.
+
     Raises:
-        ValueError: if the weights want them through pixels and no VAE is connected.
+        ValueError: if the weights want them through pixels and no VAE is connected, or want the
+            portrait's own pixels and the reference has none.
     """
     parts = parts_of(inputs.model)
-    if parts.config.temporal.hand_over == "latents":
+    config = parts.config.temporal
+    if config.hand_over == "latents":
         return None
     if inputs.vae is None:
         raise ValueError(
@@ -93,39 +110,40 @@ def hand_over_of(inputs: Inputs) -> HandOver | None:
         )
     model, vae = inputs.model.model, inputs.vae
 
-    def through_pixels(latents: Tensor | None, _: ClipPlan) -> Tensor | None:
-        if latents is None:
-            return None
-        pictures = vae.decode(model.process_latent_out(latents[0]))
-        return torch.as_tensor(model.process_latent_in(vae.encode(pictures).float().cpu())[None])
+    def decode(latents: Tensor) -> Tensor:
+        pictures: Tensor = vae.decode(model.process_latent_out(latents))
+        return pictures.movedim(-1, 1) * 2 - 1
 
-    return through_pixels
+    def encode(pictures: Tensor) -> Tensor:
+        latents = vae.encode((pictures / 2 + 0.5).movedim(1, -1))
+        return torch.as_tensor(model.process_latent_in(latents.float().cpu()))
+
+    greyed = _greyed(inputs, film, noise) if config.motion_mask else None
+    return PixelHandOver(decode, encode, config, greyed)
 
 
-def _region(mask: Tensor | None, reference: dict[str, Any], size: int) -> Tensor:
-    """The region of the face in the portrait's square: (1, size, size), 1 inside."""
-    if mask is None:
+def _greyed(inputs: Inputs, film: Film, noise: Any) -> Greyed:
+    """What Hallo2 greys its motion frames by."""
+    pixels = inputs.reference.get("pixels")
+    if pixels is None:
+        raise ValueError(
+            "the reference lacks the portrait's pixels, which Hallo2's weights see as first "
+            "motion frames; make it again with ReferenceNetEncode"
+        )
+    config = parts_of(inputs.model).config
+    numbers: Noise
+    if isinstance(noise, HalloNoise):
+        numbers = noise.stream((config.temporal.num_frames, *film.portrait.shape[1:]))
+    else:
+        numbers = ClipNoise(inputs.seed if noise is None else noise.seed)
+    return Greyed(pixels * 2 - 1, film.region, numbers)
+
+
+def _region(union: Tensor | None, reference: dict[str, Any], size: int) -> Tensor:
+    """The region of the face in what the model sees: (1, size, size), 1 inside."""
+    if union is None:
         return region_mask(CENTRED_PRIOR, size, size)
-    mask = mask.float().cpu()
-    mask = mask[None] if mask.ndim == 2 else mask
-    height, width = reference["picture"]
-    if mask.ndim != 3 or mask.numel() == 0 or not bool(torch.isfinite(mask).all()):
-        raise ValueError(
-            f"the region must be a MASK (masks, height, width) without NaN, got "
-            f"{tuple(mask.shape)}; connect FaceLocatorMask"
-        )
-    rows, columns = mask.shape[-2:]
-    if abs(rows * width - columns * height) > _ASPECT_TOLERANCE * columns * height:
-        raise ValueError(
-            f"the region mask has {columns}x{rows} pixels and the portrait {width}x{height}, "
-            "which is another shape; make the mask from the same picture as the reference (Load "
-            "Image gives an empty one of 64x64 for a picture without transparency)"
-        )
-    # EMO takes one region for the whole clip, the union of its frames'.
-    union = mask.amax(0, keepdim=True).clamp(0, 1)
-    if (rows, columns) != (height, width):
-        union = nn.functional.interpolate(union[None], (height, width), mode="bilinear")[0]
-    cut = cut_square(union, reference["square"], size)
+    cut = in_view(union, reference, size)
     if not bool((cut > 0).any()):
         raise ValueError(
             "the region mask is black in the square that is cut from the portrait, so there is no "

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..emo_core.clip_keys import FilmConstants, digest, film_key
 from ..emo_core.clips import ClipPlan
+from ..emo_core.config import EMOConfig
 from ..emo_core.generate import Film
 from ..emo_core.kept import KeptClips, open_store, tracks_of
 from .clip_sampler import Settings
@@ -80,8 +81,16 @@ def _constants(
             "attention": comfy.ldm.modules.attention.optimized_attention.__name__,
             "torch": torch.__version__,
             "comfyui": comfyui_version.__version__,
+            **_hallos(film, parts.config),
         },
     )
+
+
+def _hallos(film: Film, config: EMOConfig) -> dict[str, object]:
+    """What else clips of Hallo's weights depend on; no byte of the file says which set it is."""
+    if config.audio.attention != "masked3":
+        return {}
+    return {"config": config.to_json(), "face": film.face, "masks": film.masks}
 
 
 def _sampling(model: Any, settings: Settings, seen: Fingerprint) -> Mapping[str, object]:

@@ -11,7 +11,7 @@ from ..emo_core.clips import ClipPlan, num_clips, plan_clips
 from ..emo_core.conditions import Conditions
 from ..emo_core.generate import Film, generate
 from .clip_sampler import ClipSampler, Settings
-from .film import Inputs, clip_plan, film_of, hand_over_of, say_what_is_missing
+from .film import Inputs, clip_plan, film_of, frames_of, hand_over_of, say_what_is_missing
 from .host import parts_of
 from .keeping import kept_clips
 
@@ -36,13 +36,13 @@ def sample_film(
         that says what was done.
     """
     conditioner, film = film_of(inputs)
-    temporal, count = conditioner.config.temporal, len(film.audio)
+    temporal, count = conditioner.config.temporal, frames_of(inputs)
     if clip_index is None:
         plans = list(plan_clips(count, temporal.num_frames))
     else:
         plans = [clip_plan(conditioner.config, count, clip_index)]
         say_what_is_missing(film, clip_index)
-    hand_over = hand_over_of(inputs)
+    hand_over = hand_over_of(inputs, film, settings.noise)
     reel = Reel(inputs, settings, film, len(plans))
     if keep_clips:
         reel.keep()
@@ -84,7 +84,7 @@ class Reel:
 
     def sample(self, conditions: Conditions, noise: Tensor, plan: ClipPlan) -> Tensor:
         """A clip's conditions and noise (1, F, C, h, w) to the model's latents (1, F, C, h, w)."""
-        total = num_clips(len(self._film.audio), self._config.temporal.num_frames)
+        total = num_clips(frames_of(self._inputs), self._config.temporal.num_frames)
         rate = self._config.frame_rate
         logger.info(
             "clip %d of %d, %s-%s, %d from cache", plan.index + 1, total,

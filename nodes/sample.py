@@ -8,7 +8,7 @@ import comfy.samplers
 
 from .clip_sampler import Settings
 from .compat import Schema, io, ui
-from .condition import inputs_of_a_clip
+from .condition import inputs_of_a_clip, lips_socket
 from .film import Inputs
 from .reel import sample_film
 
@@ -121,6 +121,7 @@ class EMOSampler(io.ComfyNode):
                 *sampler_widgets(),
                 *sampler_sockets(),
                 keeping(),
+                lips_socket(),
             ],
             outputs=list(_OUTPUTS),
         )  # fmt: skip
@@ -131,12 +132,12 @@ class EMOSampler(io.ComfyNode):
         steps: int, cfg: float, sampler_name: str, scheduler: str, region: Any = None,
         speed: Any = None, motion_frames: Any = None, motion_images: Any = None, vae: Any = None,
         noise: Any = None, sampler: Any = None, sigmas: Any = None, guider: Any = None,
-        keep_clips: bool = True,
+        keep_clips: bool = True, lips: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         """Sample it."""
         inputs = Inputs(
             model, reference, audio_embedding, region, speed, motion_frames, motion_images, vae,
-            seed,
+            seed, lips,
         )  # fmt: skip
         settings = Settings(
             steps, cfg, sampler_name, scheduler, noise, sampler, sigmas, guider
@@ -157,7 +158,13 @@ class MotionFrameLooper(io.ComfyNode):
             description="Samples the whole sound clip by clip; each clip sees the last frames of "
             "the one before, so that the movement goes on over a film of any length.",
             search_aliases=["emo", "long video", "talking head", "lip sync", "loop"],
-            inputs=[*inputs_of_a_clip(), *sampler_widgets(), *sampler_sockets(), keeping()],
+            inputs=[
+                *inputs_of_a_clip(),
+                *sampler_widgets(),
+                *sampler_sockets(),
+                keeping(),
+                lips_socket(),
+            ],
             outputs=list(_OUTPUTS),
         )
 
@@ -167,12 +174,12 @@ class MotionFrameLooper(io.ComfyNode):
         sampler_name: str, scheduler: str, region: Any = None, speed: Any = None,
         motion_frames: Any = None, motion_images: Any = None, vae: Any = None,
         noise: Any = None, sampler: Any = None, sigmas: Any = None, guider: Any = None,
-        keep_clips: bool = True,
+        keep_clips: bool = True, lips: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         """Sample them."""
         inputs = Inputs(
             model, reference, audio_embedding, region, speed, motion_frames, motion_images, vae,
-            seed,
+            seed, lips,
         )  # fmt: skip
         settings = Settings(
             steps, cfg, sampler_name, scheduler, noise, sampler, sigmas, guider
