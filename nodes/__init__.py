@@ -10,6 +10,8 @@ from .guide import EMOGuider
 from .hallo_noise import EMOHalloNoise
 from .load import EMOModelLoader
 from .output import EMODecodeVideo
+from .paste_back import EMOPasteBack
+from .portrait_crop import EMOPortraitCrop
 from .reference import ReferenceNetEncode
 from .region import FaceLocatorMask
 from .sample import EMOSampler, MotionFrameLooper
@@ -29,6 +31,8 @@ NODES: list[type[io.ComfyNode]] = [
     MotionFrameLooper,
     EMODecodeVideo,
     EMOLoadFaceEmbedding,
+    EMOPortraitCrop,
+    EMOPasteBack,
     EMOHalloNoise,
 ]
 

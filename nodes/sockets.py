@@ -9,6 +9,8 @@
                    the whole picture was stretched; may have `face` (1, D), the face embedding that
                    was seen, and `pixels` (1, 3, S, S) in 0..1, the portrait itself (Hallo2)
     EMO_FACE       embedding (1, D) float32 of the portrait's face; recogniser, whose it is
+    EMO_CROP       picture (1, H, W, 3), whole, 0..1; square (left, top, side) cut out of it, in its
+                   pixels
 """
 
 from __future__ import annotations
@@ -30,18 +32,21 @@ Audio = io.Custom("EMO_AUDIO")
 Reference = io.Custom("EMO_REFERENCE")
 Speed = io.Custom("EMO_SPEED")
 Face = io.Custom("EMO_FACE")
+Crop = io.Custom("EMO_CROP")
 
 _ENTRIES = {
     "EMO_AUDIO": {"features", "fps", "encoder", "alignment"},
     "EMO_SPEED": {"times", "speeds"},
     "EMO_REFERENCE": {"model", "latents", "features", "picture", "square"},
     "EMO_FACE": {"embedding", "recogniser"},
+    "EMO_CROP": {"picture", "square"},
 }
 _MADE_BY = {
     "EMO_AUDIO": "LoadAudioEmbedding",
     "EMO_SPEED": "SpeedBuckets",
     "EMO_REFERENCE": "ReferenceNetEncode",
     "EMO_FACE": "EMOLoadFaceEmbedding",
+    "EMO_CROP": "EMOPortraitCrop",
 }
 
 
@@ -207,6 +212,29 @@ def unpack_face(value: Any, config: EMOConfig) -> Tensor:
             "its weights were trained with"
         )
     return torch.as_tensor(embedding).float()
+
+
+def pack_crop(picture: Tensor, square: tuple[int, int, int]) -> dict[str, Any]:
+    """EMO_CROP of a picture (1, H, W, 3) and the square (left, top, side) cut out of it."""
+    return {"version": VERSION, "picture": picture.cpu(), "square": square}
+
+
+def unpack_crop(value: Any) -> tuple[Tensor, tuple[int, int, int]]:
+    """Picture (1, H, W, 3) and square of an EMO_CROP.
+
+    Raises:
+        ValueError: if it is none, or its square lies outside of its picture.
+    """
+    _check("EMO_CROP", value)
+    picture, square = value["picture"], tuple(value["square"])
+    left, top, side = square
+    height, width = picture.shape[1:3]
+    if min(left, top) < 0 or side < 1 or left + side > width or top + side > height:
+        raise ValueError(
+            f"the crop's square {square} (left, top, side) lies outside of its picture of "
+            f"{width}x{height} pixels; make it again with EMOPortraitCrop"
+        )
+    return picture, (left, top, side)
 
 
 def _check(kind: str, value: Any) -> None:

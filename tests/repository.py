@@ -17,7 +17,7 @@ NODE_IDS = frozenset(
         "EMOModelLoader", "LoadAudioEmbedding", "FaceLocatorMask", "SpeedBuckets",
         "ReferenceNetEncode", "EMOConditioning", "EMOSampler", "MotionFrameLooper",
         "EMODecodeVideo", "EMOExampleInputs", "EMOGuider", "EMOLoadFaceEmbedding",
-        "EMOHalloNoise",
+        "EMOHalloNoise", "EMOPortraitCrop", "EMOPasteBack",
     }
 )  # fmt: skip
 """Every node of the pack. Workflows name them: none is ever renamed."""

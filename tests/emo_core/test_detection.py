@@ -142,14 +142,18 @@ def test_boxes_are_those_of_facexlib(weights: Path, height: int, width: int) -> 
     picture = _picture(height, width)
     blue_first = (picture.flip(0) * 255).permute(1, 2, 0).numpy()
     with torch.no_grad():
-        expected = torch.from_numpy(_network().detect_faces(blue_first, 0.6))[:, :5]
+        everything = torch.from_numpy(_network().detect_faces(blue_first, 0.6))
+    expected = everything[:, :5]
     assert len(expected) > 3
     corners = expected[:, :4] / torch.tensor((width, height) * 2)
     faces = find_faces(load_detector(weights), picture, 0.6)
     best = torch.cat([corners.clamp(0, 1), expected[:, 4:]], 1)  # ours are cut at the edges
     best[:, 2:4] -= best[:, :2]
-    best = best[(best[:, 2:4] > 0).all(1)]
-    torch.testing.assert_close(faces, best, atol=1e-4, rtol=0)
+    inside = (best[:, 2:4] > 0).all(1)
+    torch.testing.assert_close(faces, best[inside], atol=1e-4, rtol=0)
+    mouths = find_mouths(load_detector(weights), picture, 0.6)[:, 5:]
+    theirs = everything[:, 11:15] / torch.tensor((width, height) * 2)
+    torch.testing.assert_close(mouths, theirs[inside], atol=1e-4, rtol=0)
 
 
 @needs_facexlib
