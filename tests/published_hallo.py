@@ -143,11 +143,12 @@ WAV2VEC = {
 }  # fmt: skip
 
 
-def write_wav2vec(folder: Path) -> Path:
+def write_wav2vec(folder: Path, layers: int = 2) -> Path:
     """A folder with a seeded wav2vec2."""
     folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(WAV2VEC), encoding="utf-8")
-    net = Wav2Vec2Encoder(WAV2VEC, "before", True).wav2vec2
+    config = {**WAV2VEC, "num_hidden_layers": layers}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    net = Wav2Vec2Encoder(config, "before", True).wav2vec2
     seed(net, "wav2vec.")
     save_file(net.state_dict(), folder / "model.safetensors")
     return folder

@@ -23,7 +23,7 @@ RUN_HERE = [
     "EMO talking portrait",
 ]  # fmt: skip
 """Those that need nothing but what the pack brings; the others need weights."""
-NOT_HERE = {"ckpt_name"}
+NOT_HERE = {"ckpt_name", "model_name", "vae_name", "encoder", "image", "file"}
 """Combos whose choice is a file that the pack does not bring."""
 PUPPET = 1000006
 """Whose portrait examples/portrait.png is."""

@@ -199,7 +199,6 @@ def test_a_film_that_reproduces_hallos_program(weights: Hallo) -> None:
     # Measured: PLACEHOLDER; the host knows no infinite sigma, as in test_sample.py.
     errors = apart(found[:FRAMES], wanted[:FRAMES]), apart(found[FRAMES:], wanted[FRAMES:])
     assert max(errors) < 1e-2, errors
-    print("ERR", errors)
 
 
 def test_the_noise_of_a_clip_for_core_samplers(weights: Hallo) -> None:
