@@ -7,6 +7,7 @@ into it, so nothing is fetched and nothing in the file can run.
 
 from __future__ import annotations
 
+import math
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -116,22 +117,39 @@ def find_faces(detector: nn.Module, picture: Tensor, confidence: float = CONFIDE
         (N, 5) float32 on the CPU, best first: x, y, width, height as fractions of the picture, cut
         at its edges, and the score.
     """
-    from facexlib.detection.retinaface_utils import PriorBox, decode, py_cpu_nms
+    return find_mouths(detector, picture, confidence)[:, :5]
+
+
+def find_mouths(detector: nn.Module, picture: Tensor, confidence: float = CONFIDENCE) -> Tensor:
+    """Find every face in a picture, and the corners of its mouth.
+
+    Args:
+        detector: of `load_detector`, on any device.
+        picture: as for find_faces().
+        confidence: as for find_faces().
+
+    Returns:
+        (N, 9), the columns of find_faces() and x, y of both corners, as fractions of the picture.
+    """
+    from facexlib.detection.retinaface_utils import PriorBox, decode, decode_landm, py_cpu_nms
 
     pixels = _network_input(picture)
     shape = tuple(pixels.shape[-2:])
     sides = torch.tensor((shape[1], shape[0]) * 2)
     with torch.no_grad():
-        offsets, scores, _ = detector(pixels.to(next(detector.parameters()).device))
+        offsets, scores, points = detector(pixels.to(next(detector.parameters()).device))
     config: Any = detector.cfg
     priors = PriorBox(config, image_size=shape).forward()
     corners = decode(offsets[0].float().cpu(), priors, config["variance"])
+    # Both eyes and the nose come first.
+    mouths = decode_landm(points[0].float().cpu(), priors, config["variance"])[:, 6:]
     score = scores[0, :, 1].float().cpu()
-    good = (score >= confidence) & torch.isfinite(corners).all(1)
+    good = (score >= confidence) & torch.isfinite(torch.cat([corners, mouths], 1)).all(1)
     found = torch.cat([corners * sides, score[:, None]], 1)[good]
-    found = found[[int(index) for index in py_cpu_nms(found, _OVERLAP)]]
+    kept = [int(index) for index in py_cpu_nms(found, _OVERLAP)]
+    found, mouths = found[kept], mouths[good][kept]
     corners = (found[:, :4] / sides).clamp(0, 1)
-    faces = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2], found[:, 4:]], 1)
+    faces = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2], found[:, 4:], mouths], 1)
     return faces[(faces[:, 2:4] > 0).all(1)]
 
 
@@ -153,5 +171,24 @@ def largest_face(faces: Tensor) -> Box | None:
     """
     if len(faces) == 0:
         return None
-    x, y, width, height, _ = faces[int((faces[:, 2] * faces[:, 3]).argmax())].tolist()
+    x, y, width, height = faces[int((faces[:, 2] * faces[:, 3]).argmax()), :4].tolist()
     return x, y, width, height
+
+
+def largest_mouth(faces: Tensor, height: int, width: int) -> Box | None:
+    """A box of the lips of the face that largest_face() takes, of `find_mouths`; None without one.
+
+    As large as Hallo's, which is twice that of its lip landmarks: two distances of the mouth's
+    corners wide, and 0.8 high, since closed lips are about 0.4 of it.
+
+    Args:
+        faces: (N, 9), of find_mouths().
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+    """
+    if len(faces) == 0:
+        return None
+    x1, y1, x2, y2 = faces[int((faces[:, 2] * faces[:, 3]).argmax()), 5:].tolist()
+    apart = math.hypot((x2 - x1) * width, (y2 - y1) * height)
+    across, down = 2 * apart / width, 0.8 * apart / height
+    return (x1 + x2 - across) / 2, (y1 + y2 - down) / 2, across, down

@@ -248,23 +248,37 @@ def mask_levels(masks: Tensor, height: int, width: int, levels: int) -> tuple[Te
     return tuple(out)
 
 
-def masks_for_region(region: Tensor, config: EMOConfig) -> tuple[Tensor, ...]:
-    """Masks of every level where only the face's region is known, for a model that hears by masks.
+def masks_for_region(
+    region: Tensor,
+    config: EMOConfig,
+    lips: Tensor | None = None,
+    size: tuple[int, int] | None = None,
+) -> tuple[Tensor, ...]:
+    """Masks of every level from regions of any shape, for a model that hears by masks.
+
+    The boxes around the regions count, since the weights were trained with boxes.
 
     Args:
         region: (channels, H, W), 1 inside the face.
         config: the model; one without such masks needs none and gets ().
+        lips: (channels, H, W), 1 inside the lips; None for their usual place in the face.
+        size: height and width in pixels of the picture that the model sees, where the regions are
+            of another one that was stretched to it (Hallo); None for the regions' own.
 
     Returns:
-        What Film.masks is; the lips are where they usually are in a face.
+        What Film.masks is.
+
+    Raises:
+        ValueError: if a region is empty.
     """
     if config.audio.attention != "masked3":
         return ()
     height, width = region.shape[-2:]
     face = box_of_region(region)
-    masks = region_masks(face, lip_box(face), height, width, blur_grid(height, width))
-    factor, levels = config.latent_factor, len(config.unet.widths)
-    return mask_levels(masks, height // factor, width // factor, levels)
+    mouth = lip_box(face) if lips is None else box_of_region(lips)
+    masks = region_masks(face, mouth, height, width, blur_grid(height, width))
+    rows, columns = (side // config.latent_factor for side in size or (height, width))
+    return mask_levels(masks, rows, columns, len(config.unet.widths))
 
 
 def box_of_region(region: Tensor) -> Box:

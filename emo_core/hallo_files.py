@@ -84,7 +84,7 @@ def with_variant(config: EMOConfig, variant: Variant) -> EMOConfig:
     if config.audio.attention != "masked3":
         raise ValueError(
             f"the choice {variant} is between Hallo's two sets of weights, and this is "
-            f"{config.name}; leave the choice at auto"
+            f"{config.name}; leave the choice to the file (auto)"
         )
     wanted = hallo2() if variant == "hallo2" else hallo()
     return replace(

@@ -19,6 +19,7 @@ from .pictures import (
     portrait_window,
     stretch_portrait,
 )
+from .weight_files import open_weights
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def landmark_boxes(path: Path, height: int, width: int) -> tuple[Box, Box]:
 
 
 def read_numbers(path: Path, what: str) -> Tensor:
-    """Numbers of a .npy or .json file, float32.
+    """Numbers of a .npy, .json or .safetensors file of one tensor, float32.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -132,7 +133,9 @@ def read_numbers(path: Path, what: str) -> Tensor:
     if not path.is_file():
         raise FileNotFoundError(f"the {what} file {path} does not exist; give a .npy or .json file")
     try:
-        if path.suffix.lower() == ".json":
+        if path.suffix.lower() == ".safetensors":
+            values = _only_tensor(path)
+        elif path.suffix.lower() == ".json":
             values = torch.tensor(json.loads(path.read_text(encoding="utf-8")), dtype=torch.float32)
         else:
             with path.open("rb") as file:
@@ -146,3 +149,10 @@ def read_numbers(path: Path, what: str) -> Tensor:
     if not bool(torch.isfinite(values).all()):
         raise ValueError(f"{path} holds NaN or infinite numbers; make the {what} again")
     return values
+
+
+def _only_tensor(path: Path) -> Tensor:
+    file = open_weights(path)
+    if len(file.shapes) != 1:
+        raise ValueError(f"it has {len(file.shapes)} tensors and not one")
+    return file.read(next(iter(file.shapes))).float()

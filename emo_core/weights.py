@@ -25,7 +25,7 @@ from .hallo_files import ORIGIN, Variant, as_checkpoint, is_hallo, with_variant
 from .model import EMO
 from .vae import AutoencoderKL
 from .vae_config import VAEConfig
-from .weight_files import EMO_KIND, WeightFile, kind_of, open_weights
+from .weight_files import EMO_KIND, Kind, WeightFile, kind_of, open_weights
 from .weight_writer import appearing
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,22 @@ _GROUPS = (
     ("reference_unet", "ReferenceNet"),
     ("denoising_unet", "backbone"),
 )
+
+
+class WrongKind(ValueError):
+    """A weight file that is something else; one sentence says what, and what to do with it.
+
+    Args:
+        path: the file.
+        kind: what it is.
+
+    Attributes:
+        kind: the same.
+    """
+
+    def __init__(self, path: Path, kind: Kind) -> None:
+        super().__init__(f"{path} is a {kind.name} and not an {EMO_KIND}: {kind.advice}")
+        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -101,7 +117,8 @@ def open_checkpoint(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is something else, which is named, or was written by a newer version.
+        WrongKind: if it is something else, which is named.
+        ValueError: if it was written by a newer version, or cannot be read.
     """
     file = open_weights(find_checkpoint(path_or_name))
     form = file.header.get("format", "")
@@ -113,7 +130,7 @@ def open_checkpoint(
         file = as_checkpoint(file, variant)
     elif form != FORMAT or "emo_config" not in file.header:
         kind = kind_of(file.shapes)
-        raise ValueError(f"{file.path} is a {kind.name} and not an {EMO_KIND}: {kind.advice}")
+        raise WrongKind(file.path, kind)
     config = EMOConfig.from_json(file.header["emo_config"])
     return file, config if variant == "auto" else with_variant(config, variant)
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from .compat import ComfyExtension, io
 from .condition import EMOConditioning
 from .example import EMOExampleInputs
+from .face_embedding import EMOLoadFaceEmbedding
 from .guide import EMOGuider
+from .hallo_noise import EMOHalloNoise
 from .load import EMOModelLoader
 from .output import EMODecodeVideo
+from .paste_back import EMOPasteBack
+from .portrait_crop import EMOPortraitCrop
 from .reference import ReferenceNetEncode
 from .region import FaceLocatorMask
 from .sample import EMOSampler, MotionFrameLooper
@@ -26,6 +30,10 @@ NODES: list[type[io.ComfyNode]] = [
     EMOSampler,
     MotionFrameLooper,
     EMODecodeVideo,
+    EMOLoadFaceEmbedding,
+    EMOPortraitCrop,
+    EMOPasteBack,
+    EMOHalloNoise,
 ]
 
 

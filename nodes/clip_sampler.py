@@ -14,11 +14,12 @@ import latent_preview
 import torch
 from torch import Tensor
 
-from ..emo_core.clips import ClipPlan, clip_seed, shared_noise
+from ..emo_core.clips import ClipPlan, StreamNoise, clip_seed, shared_noise
 from ..emo_core.conditions import Conditions
 from ..emo_core.given import Given
 from .conds import positive_and_negative
 from .guide import check_guider, guider_for
+from .hallo_noise import HalloNoise
 from .host import check_interrupted
 
 
@@ -85,6 +86,7 @@ class ClipSampler:
         self._model, self._settings, self._seed = model, settings, seed
         self._bar = comfy.utils.ProgressBar(total_clips * settings.num_steps)
         self._done, self._on_step = 0, on_step
+        self._stream: StreamNoise | None = None
         self._previewer = latent_preview.get_previewer(
             model.load_device, model.model.latent_format
         )
@@ -102,11 +104,8 @@ class ClipSampler:
         settings, drawn = self._settings, noise[0].float().cpu()
         seed = clip_seed(self._seed, plan.index)
         if settings.noise is not None:
-            seed = clip_seed(settings.noise.seed, plan.index)
-            empty = {"samples": torch.zeros_like(drawn)}
-            drawn = shared_noise(
-                lambda index: _noise_of_clip(settings.noise, index).generate_noise(empty), plan
-            )
+            seed, shape = clip_seed(settings.noise.seed, plan.index), tuple(drawn.shape)
+            drawn = shared_noise(lambda index: self._noise_of_clip(shape, index), plan)
         there = self._there(drawn, given)
         sample = self._by_widgets
         if any(part is not None for part in (settings.sampler, settings.sigmas, settings.guider)):
@@ -126,6 +125,17 @@ class ClipSampler:
         latents = self._model.model.process_latent_out(given.latents[0].float().cpu())
         mask = None if given.mask is None else given.mask[0].float().cpu()
         return _There(torch.as_tensor(latents), mask, given.denoise)
+
+    def _noise_of_clip(self, shape: tuple[int, ...], index: int) -> Tensor:
+        """Clip `index`'s numbers (F, C, h, w) of the connected NOISE."""
+        noise = self._settings.noise
+        if isinstance(noise, HalloNoise):
+            self._stream = self._stream or noise.stream(shape)
+            return self._stream.latents(index, shape)
+        # A copy with the clip's own seed, or every clip would see the same.
+        source = copy.copy(noise)
+        source.seed = clip_seed(noise.seed, index)
+        return torch.as_tensor(source.generate_noise({"samples": torch.zeros(shape)}))
 
     def _by_widgets(
         self, conditions: Conditions, noise: Tensor, seed: int, there: _There
@@ -199,10 +209,3 @@ def _check_noise(noise: Any) -> None:
             f"the {type(noise).__name__} has no seed, so every clip would get the same noise; "
             "connect Random Noise, or leave noise open"
         )
-
-
-def _noise_of_clip(noise: Any, index: int) -> Any:
-    """A copy of a NOISE with clip `index`'s own seed, or every clip would see the same."""
-    out = copy.copy(noise)
-    out.seed = clip_seed(noise.seed, index)
-    return out

@@ -10,7 +10,7 @@ from ..emo_core.clips import clip_seed
 from ..emo_core.generate import clip_conditions
 from .compat import Schema, io
 from .conds import positive_and_negative
-from .film import Inputs, clip_plan, film_of, hand_over_of, say_what_is_missing
+from .film import Inputs, clip_plan, film_of, frames_of, hand_over_of, say_what_is_missing
 from .sockets import Audio, Reference, Speed
 
 
@@ -54,6 +54,15 @@ def inputs_of_a_clip() -> list[io.Input]:
     ]  # fmt: skip
 
 
+def lips_socket() -> io.Input:
+    """The socket that the same three nodes end with: new ones are only appended."""
+    return io.Mask.Input(
+        "lips", optional=True, tooltip="Where the lips are, white inside, from FaceLocatorMask or "
+        "any mask of the portrait; only Hallo's weights hear apart at the lips, and left open they "
+        "are taken where they usually are in the region.",
+    )  # fmt: skip
+
+
 class EMOConditioning(io.ComfyNode):
     """One clip's conditions for core samplers."""
 
@@ -79,6 +88,7 @@ class EMOConditioning(io.ComfyNode):
                     tooltip="Seed of the whole film, 0 to 2^64-1; the clip's own seed is made of "
                     "it and of clip_index.",
                 ),
+                lips_socket(),
             ],
             outputs=[
                 io.Model.Output(
@@ -117,17 +127,17 @@ class EMOConditioning(io.ComfyNode):
     def execute(
         cls, model: Any, reference: Any, audio_embedding: Any, clip_index: int, seed: int,
         region: Any = None, speed: Any = None, motion_frames: Any = None,
-        motion_images: Any = None, vae: Any = None,
+        motion_images: Any = None, vae: Any = None, lips: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         """Prepare it."""
         inputs = Inputs(
             model, reference, audio_embedding, region, speed, motion_frames, motion_images, vae,
-            seed,
+            seed, lips,
         )  # fmt: skip
         conditioner, film = film_of(inputs)
-        plan = clip_plan(conditioner.config, len(film.audio), clip_index)
+        plan = clip_plan(conditioner.config, frames_of(inputs), clip_index)
         say_what_is_missing(film, clip_index)
-        hand_over, last = hand_over_of(inputs), film.motion
+        hand_over, last = hand_over_of(inputs, film), film.motion
         if hand_over is not None:
             last = hand_over(last, plan)
         with torch.no_grad():

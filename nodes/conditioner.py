@@ -65,11 +65,18 @@ class HostConditioner:
 
 
 @torch.no_grad()
-def encode_portrait(parts: EMOParts, latents: Tensor) -> Bank:
-    """ReferenceNet's features of a person's pictures (r, C, h, w), on the CPU."""
+def encode_portrait(parts: EMOParts, latents: Tensor, face: Tensor | None = None) -> Bank:
+    """ReferenceNet's features of a person's pictures, on the CPU.
+
+    Args:
+        parts: of the MODEL.
+        latents: (r, C, h, w), of the pictures.
+        face: (1, D), the person's face embedding; None for the face of nobody.
+    """
     module = on_device(parts.conditioner)
     place = (parts.conditioner.load_device, parts.compute_dtype)
-    return _rest(module.encode_portrait(latents[None].to(*place)))
+    seen = None if face is None else face.to(*place)
+    return _rest(module.encode_portrait(latents[None].to(*place), seen))
 
 
 def _rest(bank: Bank) -> Bank:

@@ -20,8 +20,9 @@ from ..emo_core.detection import (
     PAGE,
     WEIGHT_FILES,
     detector_installed,
-    find_faces,
+    find_mouths,
     largest_face,
+    largest_mouth,
     load_detector,
 )
 from ..emo_core.face import Box, union_box
@@ -189,8 +190,10 @@ def detector_missing() -> str | None:
     return None
 
 
-def detect_face(pictures: Tensor) -> Box | None:
-    """The union over pictures (B, H, W, 3) of each one's largest face; None if there is none.
+def detect_face(pictures: Tensor) -> tuple[Box | None, Box | None]:
+    """The union over pictures (B, H, W, 3) of each one's largest face, and of its lips.
+
+    Both are None if there is none; the lips also where they lie outside the picture.
 
     Raises:
         FileNotFoundError: if the detector or its weights are not there; the sentence says where.
@@ -206,10 +209,12 @@ def detect_face(pictures: Tensor) -> Box | None:
         offload_device=comfy.model_management.unet_offload_device(),
     )
     detector = on_device(patcher)
-    boxes = []
+    faces, lips = list[Box | None](), list[Box | None]()
     for picture in pictures:
         check_interrupted()
-        box = largest_face(find_faces(detector, picture.permute(2, 0, 1)))
-        if box is not None:
-            boxes.append(box)
-    return join_boxes(boxes)
+        found = find_mouths(detector, picture.permute(2, 0, 1))
+        faces.append(largest_face(found))
+        mouth = largest_mouth(found, *picture.shape[:2])
+        lips.append(None if mouth is None else cut_box(mouth))
+    face, mouth = (join_boxes([box for box in boxes if box is not None]) for boxes in (faces, lips))
+    return face, mouth

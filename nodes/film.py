@@ -7,23 +7,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..emo_core.clips import ClipPlan, num_clips
+from ..emo_core.clips import ClipNoise, ClipPlan, Noise, num_clips
 from ..emo_core.config import EMOConfig
-from ..emo_core.face import CENTRED_PRIOR, region_mask
-from ..emo_core.face_masks import masks_for_region
 from ..emo_core.generate import Film, HandOver
-from ..emo_core.pictures import cut_square
+from ..emo_core.hand_over import Greyed, PixelHandOver
 from .conditioner import HostConditioner
 from .existing import existing_film
+from .hallo_noise import HalloNoise
 from .host import EMOParts, parts_of
 from .patches import check_model
-from .sockets import unpack_audio, unpack_levels, unpack_reference, unpack_speed
+from .seen import masks_of, region_of
+from .sockets import unpack_audio, unpack_levels, unpack_reference, unpack_speed, with_beyond
 
 logger = logging.getLogger(__name__)
-
-_ASPECT_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,7 @@ class Inputs:
         motion_images: IMAGE of such frames, or None.
         vae: VAE, for `motion_images` and weights that hand motion frames on through pixels.
         seed: of the noise.
+        lips: MASK of the lips in the portrait's picture, or None.
         existing: LATENT of an existing film, or None.
         denoise: how much of it is made anew, 0 to 1.
     """
@@ -53,6 +52,7 @@ class Inputs:
     motion_images: Tensor | None
     vae: Any
     seed: int
+    lips: Tensor | None = None
     existing: Any = None
     denoise: float = 1.0
 
@@ -72,29 +72,42 @@ def film_of(inputs: Inputs) -> tuple[HostConditioner, Film]:
     speed = None
     if inputs.speed is not None:
         speed = unpack_speed(inputs.speed, len(audio), config.frame_rate)
-    region = _region(inputs.region, reference, config, len(audio))
+    region, whole = region_of(inputs.region, reference, config, len(audio))
     film = Film(
         portrait=reference["latents"],
-        audio=audio,
+        audio=with_beyond(audio, inputs.audio),
         region=region.expand(*region.shape[:-3], config.locator.in_channels, -1, -1),
         speed=speed,
         motion=_motion(inputs, parts),
         seed=inputs.seed,
-        masks=masks_for_region(region, config),
+        face=reference.get("face"),
+        masks=masks_of(region, whole, inputs.lips, reference, config),
         given=existing_film(inputs, config, len(audio)),
         levels=unpack_levels(inputs.audio),
     )
     return HostConditioner(parts, reference["features"]), film
 
 
-def hand_over_of(inputs: Inputs) -> HandOver | None:
+def frames_of(inputs: Inputs) -> int:
+    """Frames of the film; what is heard may go on behind its end."""
+    return len(inputs.audio["features"])
+
+
+def hand_over_of(inputs: Inputs, film: Film, noise: Any = None) -> HandOver | None:
     """What happens to motion frames between clips: nothing (None), or through the VAE and back.
 
+    Args:
+        inputs: what the node is connected to.
+        film: what film_of() made of that.
+        noise: NOISE, or None for the film's own.
+
     Raises:
-        ValueError: if the weights want them through pixels and no VAE is connected.
+        ValueError: if the weights want them through pixels and no VAE is connected, or want the
+            portrait's own pixels and the reference has none.
     """
     parts = parts_of(inputs.model)
-    if parts.config.temporal.hand_over == "latents":
+    config = parts.config.temporal
+    if config.hand_over == "latents":
         return None
     if inputs.vae is None:
         raise ValueError(
@@ -102,74 +115,33 @@ def hand_over_of(inputs: Inputs) -> HandOver | None:
         )
     model, vae = inputs.model.model, inputs.vae
 
-    def through_pixels(latents: Tensor | None, _: ClipPlan) -> Tensor | None:
-        if latents is None:
-            return None
-        pictures = vae.decode(model.process_latent_out(latents[0]))
-        return torch.as_tensor(model.process_latent_in(vae.encode(pictures).float().cpu())[None])
+    def decode(latents: Tensor) -> Tensor:
+        pictures: Tensor = vae.decode(model.process_latent_out(latents))
+        return pictures.movedim(-1, 1) * 2 - 1
 
-    return through_pixels
+    def encode(pictures: Tensor) -> Tensor:
+        latents = vae.encode((pictures / 2 + 0.5).movedim(1, -1))
+        return torch.as_tensor(model.process_latent_in(latents.float().cpu()))
+
+    greyed = _greyed(inputs, film, noise) if config.motion_mask else None
+    return PixelHandOver(decode, encode, config, greyed)
 
 
-def _region(
-    mask: Tensor | None, reference: dict[str, Any], config: EMOConfig, count: int
-) -> Tensor:
-    """The region of the face in the portrait's square: (1, size, size), 1 inside.
-
-    (count, 1, size, size) of a mask for each frame of the film, where it moves.
-    """
-    size = config.picture_size
-    if mask is None:
-        return region_mask(CENTRED_PRIOR, size, size)
-    mask = mask.float().cpu()
-    mask = mask[None] if mask.ndim == 2 else mask
-    height, width = reference["picture"]
-    if mask.ndim != 3 or mask.numel() == 0 or not bool(torch.isfinite(mask).all()):
+def _greyed(inputs: Inputs, film: Film, noise: Any) -> Greyed:
+    """What Hallo2 greys its motion frames by."""
+    pixels = inputs.reference.get("pixels")
+    if pixels is None:
         raise ValueError(
-            f"the region must be a MASK (masks, height, width) without NaN, got "
-            f"{tuple(mask.shape)}; connect FaceLocatorMask"
+            "the reference lacks the portrait's pixels, which Hallo2's weights see as first "
+            "motion frames; make it again with ReferenceNetEncode"
         )
-    rows, columns = mask.shape[-2:]
-    if abs(rows * width - columns * height) > _ASPECT_TOLERANCE * columns * height:
-        raise ValueError(
-            f"the region mask has {columns}x{rows} pixels and the portrait {width}x{height}, "
-            "which is another shape; make the mask from the same picture as the reference (Load "
-            "Image gives an empty one of 64x64 for a picture without transparency)"
-        )
-    if len(mask) == count > 1 and config.audio.attention != "masked3":
-        frames = torch.stack([_in_square(frame[None], reference, size) for frame in mask])
-        _say_where_it_is_black(frames, config.temporal.num_frames)
-        return frames
-    if len(mask) > 1:
-        logger.info(
-            "the region is the union of %d masks (a film of %d frames has a moving region where "
-            "there is a mask for each%s)", len(mask), count,
-            ", but not with weights that hear by masks" if len(mask) == count else "",
-        )  # fmt: skip
-    cut = _in_square(mask.amax(0, keepdim=True), reference, size)
-    _say_where_it_is_black(cut[None], 1)
-    return cut
-
-
-def _in_square(mask: Tensor, reference: dict[str, Any], size: int) -> Tensor:
-    """A mask (1, H, W) of the portrait's picture in its square: (1, size, size), 0 to 1."""
-    mask = mask.clamp(0, 1)
-    if mask.shape[-2:] != reference["picture"]:
-        mask = nn.functional.interpolate(mask[None], reference["picture"], mode="bilinear")[0]
-    return cut_square(mask, reference["square"], size)
-
-
-def _say_where_it_is_black(frames: Tensor, clip: int) -> None:
-    """Refuse a region (F, 1, size, size) with a clip that has no place for a face."""
-    inside = (frames > 0).flatten(1).any(1)
-    for first in range(0, len(frames), clip):
-        if not bool(inside[first : first + clip].any()):
-            where = f" in the frames {first} to {first + clip - 1}" if len(frames) > 1 else ""
-            raise ValueError(
-                "the region mask is black in the square that is cut from the portrait"
-                f"{where}, so there is no place for a face; connect FaceLocatorMask, or nothing "
-                "for the usual place"
-            )
+    config = parts_of(inputs.model).config
+    numbers: Noise
+    if isinstance(noise, HalloNoise):
+        numbers = noise.stream((config.temporal.num_frames, *film.portrait.shape[1:]))
+    else:
+        numbers = ClipNoise(inputs.seed if noise is None else noise.seed)
+    return Greyed(pixels * 2 - 1, film.region, numbers)
 
 
 def _motion(inputs: Inputs, parts: EMOParts) -> Tensor | None:

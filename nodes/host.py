@@ -51,6 +51,7 @@ class EMOParts:
         hearing: around the audio encoder that it brings; None if it brings none.
         compute_dtype: what the networks compute in.
         training: how it was trained, as its trainer noted it.
+        reproduce: whether portraits are prepared as Hallo's own program does.
     """
 
     config: EMOConfig
@@ -60,6 +61,7 @@ class EMOParts:
     hearing: comfy.model_patcher.ModelPatcher | None
     compute_dtype: torch.dtype
     training: dict[str, Any]
+    reproduce: bool = False
 
 
 def parts_of(model: Any) -> EMOParts:
@@ -98,12 +100,12 @@ class Place:
         """What it computes in."""
         return self.manual_cast or self.dtype
 
-    def build(self) -> Build:
-        """Layers of the host's namespace, waiting on the offload device."""
+    def build(self, device: torch.device | str | None = None) -> Build:
+        """Layers of the host's namespace, waiting on the offload device if no other is named."""
         operations = comfy.ops.pick_operations(self.dtype, self.manual_cast)
         layers = SimpleNamespace(**{name: getattr(operations, name) for name in _LAYERS})
         layers.attend = HostAttention()
-        return Build(layers, self.dtype, self.offload_device)
+        return Build(layers, self.dtype, self.offload_device if device is None else device)
 
 
 def place_for(num_parameters: int, dtype: torch.dtype | None = None) -> Place:
@@ -230,7 +232,10 @@ class HostDenoiser(Denoiser):
 
 
 class EMOModel(comfy.model_base.BaseModel):
-    """EMO's backbone as a BaseModel: every sampler, scheduler and guider of the host drives it."""
+    """EMO's backbone as a BaseModel: every sampler, scheduler and guider of the host drives it.
+
+    It is made without values; who makes it fills in the weights.
+    """
 
     def __init__(
         self, config: EMOConfig, latent_format: comfy.latent_formats.LatentFormat, place: Place
@@ -244,7 +249,7 @@ class EMOModel(comfy.model_base.BaseModel):
         kinds = comfy.model_base.ModelType
         predicts = kinds.EPS if config.sampling.prediction == "epsilon" else kinds.V_PREDICTION
         super().__init__(host, predicts, device=place.offload_device)
-        self.diffusion_model = HostDenoiser(config, place.build())
+        self.diffusion_model = HostDenoiser(config, place.build("meta"))
         left = alphas_cumprod(config.sampling.schedule).clamp(min=_LEAST_SIGNAL)
         self.model_sampling.set_sigmas(((1 - left) / left).sqrt().float())
         self._prepared: tuple[Conditions, tuple[Any, ...], Clip] | None = None

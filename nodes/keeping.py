@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..emo_core.clip_keys import FilmConstants, digest, film_key
 from ..emo_core.clips import ClipPlan
+from ..emo_core.config import EMOConfig
 from ..emo_core.films import FilmFacts
 from ..emo_core.generate import Film
 from ..emo_core.kept import KeptClips, open_store, still_region, tracks_of
@@ -90,8 +91,16 @@ def _constants(inputs: Inputs, settings: Settings, film: Film, seen: Fingerprint
             "comfyui": comfyui_version.__version__,
             "denoise": inputs.denoise,
             "lock": settings.lock,
+            **_hallos(film, parts.config),
         },
     )
+
+
+def _hallos(film: Film, config: EMOConfig) -> dict[str, object]:
+    """What else clips of Hallo's weights depend on; no byte of the file says which set it is."""
+    if config.audio.attention != "masked3":
+        return {}
+    return {"config": config.to_json(), "face": film.face, "masks": film.masks}
 
 
 def _sampling(model: Any, settings: Settings, seen: Fingerprint) -> Mapping[str, object]:

@@ -18,11 +18,12 @@ from torch import nn
 from ..emo_core.audio_encoder import build_audio_encoder
 from ..emo_core.clip_keys import file_digest
 from ..emo_core.config import EMOConfig
-from ..emo_core.hallo_files import ORIGIN
+from ..emo_core.hallo_files import ORIGIN, Variant
 from ..emo_core.model import Conditioner
 from ..emo_core.vae_config import VAEConfig
 from ..emo_core.weight_files import WeightFile
 from ..emo_core.weights import (
+    WrongKind,
     audio_encoder_config,
     check_fit,
     find_checkpoint,
@@ -32,6 +33,7 @@ from ..emo_core.weights import (
 )
 from .compat import Schema, io
 from .example import example_portrait
+from .foreign import way_out
 from .host import ATTACHMENT, EMOModel, EMOParts, Place, file_stamp, patcher, place_for
 from .vae import build_vae, latent_colours, latent_format
 
@@ -39,10 +41,13 @@ logger = logging.getLogger(__name__)
 
 BUILT_IN = "emo-tiny (built in)"
 FOLDER = "emo"
+ENDINGS = (".safetensors", ".pth")
 _BACKBONE = "model.denoising_unet."
 DTYPES = {
     "auto": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16,
+    "fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2,
 }  # fmt: skip
+VARIANTS: dict[str, Variant] = {"from file": "auto", "hallo": "hallo", "hallo2": "hallo2"}
 
 folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
 
@@ -50,7 +55,7 @@ folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / F
 def model_files() -> list[str]:
     """What the loader offers: the built-in model, and the checkpoints in models/emo."""
     names = folder_paths.get_filename_list(FOLDER)
-    return [BUILT_IN, *(name for name in names if name.endswith(".safetensors"))]
+    return [BUILT_IN, *(name for name in names if name.endswith(ENDINGS))]
 
 
 def model_path(name: str) -> Path:
@@ -70,60 +75,72 @@ def model_path(name: str) -> Path:
     return Path(path)
 
 
-def load(path: Path, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
-    """MODEL and VAE of a checkpoint.
+def load(
+    path: Path,
+    dtype: torch.dtype | None = None,
+    variant: Variant = "auto",
+    reproduce: bool = False,
+) -> tuple[Any, Any]:
+    """MODEL and VAE of a checkpoint; its weights are never in memory twice.
 
     Args:
-        path: an EMO checkpoint.
+        path: an EMO checkpoint, or Hallo's net.pth.
         dtype: of the weights; None for the host's choice.
+        variant: of Hallo's weights; see hallo_files.decide().
+        reproduce: whether pictures are prepared as Hallo's own program does.
 
     Returns:
         The host's ModelPatcher and VAE.
 
     Raises:
-        ValueError: if the file is something else or incomplete, or needs what the nodes do not do;
-            one sentence.
+        ValueError: if the file is something else or incomplete, or the choices are for other
+            weights; one sentence.
     """
-    file, config = open_checkpoint(path)
-    if ORIGIN in file.header:
-        logger.info("%s is %s", path.name, file.header[ORIGIN])
-    _check_nodes_can(path, config)
+    try:
+        file, config = open_checkpoint(path, variant)
+    except WrongKind as error:
+        advice = way_out(error.kind.name, error.kind.advice)
+        raise ValueError(
+            f"{path.name} is a {error.kind.name} and not an EMO checkpoint: {advice}"
+        ) from None
+    _say_variant(path, file, config, variant)
+    if reproduce and config.audio.attention != "masked3":
+        raise ValueError(
+            f"reproduce does what Hallo's own program does, and {config.name} is no such model; "
+            "turn it off"
+        )
     check_fit(file, skeleton(file, config))
     vae, form = _own_vae(file, config.picture_size)
     place = place_for(file.num_parameters, dtype)
     model = EMOModel(config, form, place)
     _fill(model.diffusion_model, file, _BACKBONE, place)
     out = patcher(model, place)
-    out.set_attachments(ATTACHMENT, _parts(file, config, place))
+    out.set_attachments(ATTACHMENT, _parts(file, config, place, reproduce))
     out.add_callback(comfy.patcher_extension.CallbacksMP.ON_CLEANUP, _forget)
     return out, vae
 
 
-def _check_nodes_can(path: Path, config: EMOConfig) -> None:
-    """Refuse what the nodes would sample wrong, and say what they leave out."""
-    if config.temporal.motion_mask:
-        raise ValueError(
-            f"{path.name} holds weights of {config.name}, which greys a part of its motion frames, "
-            "and that is not supported in the nodes yet; use `emo animate --variant hallo2`"
-        )
-    if config.unet.face_tokens:
-        logger.info(
-            "%s sees no face embedding in the nodes, and looks for the lips at their usual place "
-            "in the region; `emo animate` takes --face-embedding and --lip-box", config.name,
-        )  # fmt: skip
+def _say_variant(path: Path, file: WeightFile, config: EMOConfig, variant: Variant) -> None:
+    """Say which of Hallo's two sets of weights a file was taken for, and why."""
+    if config.audio.attention != "masked3":
+        return
+    said = file.header.get(ORIGIN, f"taken for {config.name}: its header says so")
+    if variant != "auto":
+        said = f"taken for {variant}: it was chosen"
+    logger.info("%s is %s", path.name, said)
 
 
 def _forget(model: Any) -> None:
     model.model.forget()
 
 
-def _parts(file: WeightFile, config: EMOConfig, place: Place) -> EMOParts:
-    conditioner = Conditioner(config, place.build())
+def _parts(file: WeightFile, config: EMOConfig, place: Place, reproduce: bool) -> EMOParts:
+    conditioner = Conditioner(config, place.build("meta"))
     _fill(conditioner, file, "model.", place, without=_BACKBONE)
     return EMOParts(
         config, f"{config.name} {_digest(file)}", digest_of(file.path),
         patcher(conditioner, place), hearing(file), place.compute_dtype,
-        training_record(file.header),
+        training_record(file.header), reproduce,
     )  # fmt: skip
 
 
@@ -175,7 +192,8 @@ def _fill(
 ) -> None:
     """Read all weights behind `prefix`, but those behind `without`, where the host wants them.
 
-    By the names of the file, which check_fit() compared: newer hosts make layers whose own names
+    The module's own are without values, so that there is one copy, or the mapped file itself. By
+    the names of the file, which check_fit() compared: newer hosts make layers whose own names
     appear only when they are loaded.
     """
     names = [name for name in file.shapes if name.startswith(prefix)]
@@ -215,12 +233,26 @@ class EMOModelLoader(io.ComfyNode):
                 io.Combo.Input(
                     "model_name", options=model_files(), default=BUILT_IN,
                     tooltip="Which model to load: emo-tiny, which is built in and knows its own "
-                    "drawn puppets at 128x128 pixels, or a .safetensors file in models/emo.",
+                    "drawn puppets at 128x128 pixels, or a file in models/emo: an EMO checkpoint, "
+                    "or Hallo's net.pth for photographs.",
                 ),
                 io.Combo.Input(
                     "dtype", options=list(DTYPES), default="auto",
                     tooltip="Precision the weights are kept in; auto lets ComfyUI choose for your "
-                    "card, choose fp32 if pictures come out black or speckled.",
+                    "card, choose fp32 if pictures come out black or speckled, and fp8 to keep "
+                    "large weights in half the memory of fp16, a little less exactly.",
+                ),
+                io.Combo.Input(
+                    "variant", options=list(VARIANTS), default="from file", optional=True,
+                    tooltip="Which of Hallo's two sets of weights the file holds, since their "
+                    "tensors have the same names; 'from file' goes by its header, else by the name "
+                    "of file or folder, else takes hallo, and the log says which.",
+                ),
+                io.Boolean.Input(
+                    "reproduce", default=False, optional=True,
+                    tooltip="Prepares the portrait as Hallo's own program does: the whole picture "
+                    "stretched to a square and not a square cut out of it; for comparisons, with "
+                    "EMO Hallo Noise at the looper.",
                 ),
             ],
             outputs=[
@@ -248,7 +280,9 @@ class EMOModelLoader(io.ComfyNode):
             return model_name
 
     @classmethod
-    def execute(cls, model_name: str, dtype: str) -> io.NodeOutput:
+    def execute(
+        cls, model_name: str, dtype: str, variant: str = "from file", reproduce: bool = False
+    ) -> io.NodeOutput:
         """Load it."""
-        model, vae = load(model_path(model_name), DTYPES[dtype])
+        model, vae = load(model_path(model_name), DTYPES[dtype], VARIANTS[variant], reproduce)
         return io.NodeOutput(model, vae)

@@ -16,7 +16,7 @@ from ..emo_core.kept import KeptClips
 from ..emo_core.lock import lock_colours
 from ..emo_core.spool import Spool
 from .clip_sampler import ClipSampler, Settings
-from .film import Inputs, clip_plan, film_of, hand_over_of, say_what_is_missing
+from .film import Inputs, clip_plan, film_of, frames_of, hand_over_of, say_what_is_missing
 from .host import parts_of
 from .keeping import facts_of, kept_clips
 from .telling import Telling
@@ -42,13 +42,13 @@ def sample_film(
         that says what was done.
     """
     conditioner, film = film_of(inputs)
-    temporal, count = conditioner.config.temporal, len(film.audio)
+    temporal, count = conditioner.config.temporal, frames_of(inputs)
     if clip_index is None:
         plans = list(plan_joins(settings.joins, count, temporal, film.levels))
     else:
         plans = [clip_plan(conditioner.config, count, clip_index)]
         say_what_is_missing(film, clip_index)
-    hand_over = hand_over_of(inputs)
+    hand_over = hand_over_of(inputs, film, settings.noise)
     with Reel(inputs, settings, film, plans) as reel:
         if keep_clips:
             reel.keep(whole_film=clip_index is None)

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..emo_core.pictures import cut_square, portrait_square
+from ..emo_core.config import EMOConfig
 from .compat import Schema, io
 from .conditioner import encode_portrait
 from .host import parts_of
-from .sockets import Reference, pack_reference
+from .seen import see
+from .sockets import Face, Reference, pack_reference, unpack_face
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,11 @@ class ReferenceNetEncode(io.ComfyNode):
                     "crop it yourself if the face lies elsewhere; several pictures as one batch "
                     "are one person seen several times, and the first is the film's portrait.",
                 ),
+                Face.Input(
+                    "face", optional=True, tooltip="The face embedding of the same portrait, from "
+                    "EMO Load Face Embedding; only Hallo's weights see one, and without it they "
+                    "keep the likeness from the picture alone.",
+                ),
             ],
             outputs=[
                 Reference.Output(
@@ -64,19 +70,21 @@ class ReferenceNetEncode(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model: Any, vae: Any, image: Tensor) -> io.NodeOutput:
+    def execute(cls, model: Any, vae: Any, image: Tensor, face: Any = None) -> io.NodeOutput:
         """Encode it."""
         parts = parts_of(model)
         size, channels = parts.config.picture_size, parts.config.unet.latent_channels
         pictures = pictures_of_a_person(image)
         height, width = pictures.shape[-2:]
-        square = portrait_square(width, height)
-        cut = torch.stack([cut_square(picture, square, size) for picture in pictures])
-        if square[2] < size // 2:
+        views = [see(picture, size, parts.reproduce) for picture in pictures]
+        cut, square = torch.stack([view for view, _ in views]), views[0][1]
+        side = min(height, width)
+        if side < size // 2:
             logger.warning(
-                "the square cut from the portrait has %d pixels a side and %s was made for %d; a "
-                "larger picture gives a clearer face", square[2], parts.config.name, size,
+                "the portrait has %d pixels along its shorter side and %s was made for %d; a "
+                "larger picture gives a clearer face", side, parts.config.name, size,
             )  # fmt: skip
+        embedding = _embedding(face, parts.config)
         if vae is None:
             raise ValueError(
                 f"{parts.config.name} brings no VAE of its own; connect an SD 1.5 VAE (Load VAE)"
@@ -90,9 +98,27 @@ class ReferenceNetEncode(io.ComfyNode):
                 f"{parts.config.latent_size}; connect the VAE of EMO Model Loader"
             )
         scaled = model.model.process_latent_in(latents.float().cpu())
-        features = encode_portrait(parts, scaled)
-        reference = pack_reference(parts.identity, scaled, features, (height, width), square)
+        features = encode_portrait(parts, scaled, embedding)
+        pixels = cut[:1] if parts.config.temporal.motion_mask else None
+        reference = pack_reference(
+            parts.identity, scaled, features, (height, width), square, embedding, pixels
+        )
         return io.NodeOutput(reference, {"samples": latents.float().cpu()})
+
+
+def _embedding(face: Any, config: EMOConfig) -> Tensor | None:
+    """The face embedding that the model sees; what is missing or left out is said."""
+    if not config.unet.face_tokens:
+        if face is not None:
+            logger.warning("%s sees no face embedding: face changes nothing", config.name)
+        return None
+    if face is None:
+        logger.info(
+            "no face embedding is connected: %s sees the face of nobody there, and keeps the "
+            "likeness from the picture alone", config.name,
+        )  # fmt: skip
+        return None
+    return unpack_face(face, config)
 
 
 def pictures_of_a_person(image: Tensor) -> Tensor:

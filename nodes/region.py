@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..emo_core.face import CENTRED_PRIOR, WHOLE_PICTURE, Box, expand_box, region_mask
+from ..emo_core.face_masks import box_of_region, box_pixels, lip_box
 from .compat import Schema, io, ui
 from .faces import (
     cut_box,
@@ -24,6 +25,7 @@ from .faces import (
     scale_mask,
 )
 from .host import file_stamp
+from .landmarks import boxes_from_landmarks
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,9 +33,10 @@ _DETECTORS = ["automatic", "facexlib", "box widgets", "centred prior"]
 _NO_FACE = ["centred prior", "whole picture", "error"]
 
 _OUTSIDE = 0.35  # brightness that is left outside of the region in the preview
-_OUTLINE = (1.0, 0.75, 0.1)
+_OUTLINE, _LIPS = (1.0, 0.75, 0.1), (0.9, 0.2, 0.3)
 
 Boxes = io.Custom("BOUNDING_BOX")  # no class of its own in older hosts
+Landmarks = io.Custom("FACE_LANDMARKS")
 
 
 def _fraction(name: str, default: float, what: str) -> io.Float.Input:
@@ -111,6 +114,13 @@ class FaceLocatorMask(io.ComfyNode):
                     "it, take the whole picture (the head may go anywhere), or stop with an error; "
                     "change it to 'error' when a wrong region must not go unnoticed.",
                 ),
+                Landmarks.Input(
+                    "landmarks",
+                    optional=True,
+                    tooltip="Landmarks of the face: core's FACE_LANDMARKS, or 68, 468 or 478 "
+                    "points in pixels of the image; they say where the lips are, and the face "
+                    "too where no mask is connected.",
+                ),
             ],
             outputs=[
                 io.Mask.Output(
@@ -122,7 +132,14 @@ class FaceLocatorMask(io.ComfyNode):
                 io.Image.Output(
                     "preview", display_name="preview",
                     tooltip="The first picture, 0 to 1, dark outside of the region and with its "
-                    "box drawn in; look at it when the film's head is in the wrong place.",
+                    "box drawn in, and the lips' where they are known; look at it when the film's "
+                    "head is in the wrong place.",
+                ),
+                io.Mask.Output(
+                    "lips", display_name="lips",
+                    tooltip="Where the lips are, 1 inside, from landmarks or facexlib, else their "
+                    "usual place in the region; connect it to lips where Hallo's weights sample, "
+                    "others do not look at it.",
                 ),
             ],
         )
@@ -147,49 +164,57 @@ class FaceLocatorMask(io.ComfyNode):
         on_no_face: str,
         mask: Tensor | None = None,
         bounding_box: Any = None,
+        landmarks: Any = None,
     ) -> io.NodeOutput:
-        """Give the region and its preview."""
+        """Give the region, its preview and the lips."""
         pictures = pictures_of(image)
         size = int(pictures.shape[1]), int(pictures.shape[2])
         factors = expand_x, expand_y
+        marked = None if landmarks is None else boxes_from_landmarks(landmarks, *size)
+        lips = None if marked is None else cut_box(marked[1])
         if mask is not None:
             given, who = read_mask(mask, *size), "the connected mask"
             region = None if given is None else scale_mask(given, *factors)
         else:
-            if bounding_box is not None:
+            if landmarks is not None:
+                box, who = None if marked is None else marked[0], "the connected landmarks"
+            elif bounding_box is not None:
                 box, who = read_boxes(bounding_box, *size), "the connected bounding box"
             else:
-                box, who = _look(detector, pictures, (x, y, width, height))
+                box, lips, who = _look(detector, pictures, (x, y, width, height))
             region = None if box is None else region_mask(expand_box(box, *factors), *size)
         said = f"region by {who}"
         if region is None:
             region = _stand_in(on_no_face, f"no face by {who}", factors, size)
             said = f"no face by {who}, so the {on_no_face} is taken"
             _LOG.info("FaceLocatorMask: %s", said)
-        preview = draw_region(pictures[0], region)
+        preview = draw_region(pictures[0], region, lips)
         text = f"{said}; it covers {float(region.mean()):.0%} of the picture"
         shown = {**ui.PreviewImage(preview, cls=cls).as_dict(), "text": (text,)}
-        return io.NodeOutput(region, preview, ui=shown)
+        mouth = box_pixels(lips or _usual_lips(region), *size).float() / 255
+        return io.NodeOutput(region, preview, mouth[None], ui=shown)
 
 
-def _look(detector: str, pictures: Tensor, widgets: Box) -> tuple[Box | None, str]:
-    """The box, or None, and who looked for it."""
+def _look(
+    detector: str, pictures: Tensor, widgets: Box
+) -> tuple[Box | None, Box | None, str]:
+    """The box of the face and, where it is known, of the lips, or None, and who looked for it."""
     if detector == "centred prior":
-        return CENTRED_PRIOR, "the centred prior"
+        return CENTRED_PRIOR, None, "the centred prior"
     if detector == "box widgets":
-        return cut_box(widgets), "the box of the widgets"
+        return cut_box(widgets), None, "the box of the widgets"
     if detector == "facexlib":
-        return detect_face(pictures), "facexlib"
+        return *detect_face(pictures), "facexlib"
     missing = detector_missing()
     if missing:
-        return None, f"a detector ({missing})"
+        return None, None, f"a detector ({missing})"
     try:
-        return detect_face(pictures), "facexlib"
+        return *detect_face(pictures), "facexlib"
     except comfy.model_management.InterruptProcessingException:
         raise
     except Exception as error:  # whatever ails an optional detector, it must not end the film
         _LOG.warning("FaceLocatorMask: the face detector failed", exc_info=True)
-        return None, f"facexlib, which failed ({error})"
+        return None, None, f"facexlib, which failed ({error})"
 
 
 def _stand_in(
@@ -206,9 +231,22 @@ def _stand_in(
     return region_mask(expand_box(CENTRED_PRIOR, *factors), *size)
 
 
-def draw_region(picture: Tensor, region: Tensor) -> Tensor:
+def _usual_lips(region: Tensor) -> Box:
+    """Where the lips usually are in a region (1, H, W), however faint it is."""
+    return lip_box(box_of_region(region / region.amax()))
+
+
+def draw_region(picture: Tensor, region: Tensor, lips: Box | None = None) -> Tensor:
     """A picture (H, W, 3), dark outside of the region (1, H, W) and with its box: (1, H, W, 3)."""
     drawn = picture * (_OUTSIDE + (1 - _OUTSIDE) * region[0, :, :, None])
+    _outline(drawn, region, _OUTLINE)
+    if lips is not None:
+        _outline(drawn, box_pixels(lips, *picture.shape[:2])[None].float() / 255, _LIPS)
+    return drawn[None]
+
+
+def _outline(picture: Tensor, region: Tensor, colour: tuple[float, ...]) -> None:
+    """Draw a region's box into a picture."""
     edges = mask_edges(region)
     if edges is not None:
         left, top, right, bottom = edges
@@ -216,5 +254,4 @@ def draw_region(picture: Tensor, region: Tensor) -> Tensor:
         box = torch.zeros(picture.shape[:2], dtype=torch.bool)
         box[top:bottom, left:right] = True
         box[top + line : bottom - line, left + line : right - line] = False
-        drawn[box] = torch.tensor(_OUTLINE)
-    return drawn[None]
+        picture[box] = torch.tensor(colour)

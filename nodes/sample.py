@@ -10,7 +10,7 @@ from ..emo_core.joins import JOINS
 from ..emo_core.lock import LOCKS
 from .clip_sampler import Settings
 from .compat import Schema, io, ui
-from .condition import inputs_of_a_clip
+from .condition import inputs_of_a_clip, lips_socket
 from .film import Inputs
 from .reel import sample_film
 
@@ -160,6 +160,7 @@ class EMOSampler(io.ComfyNode):
                 keeping(),
                 *existing(),
                 locking(),
+                lips_socket(),
             ],
             outputs=list(_OUTPUTS),
         )  # fmt: skip
@@ -171,11 +172,12 @@ class EMOSampler(io.ComfyNode):
         speed: Any = None, motion_frames: Any = None, motion_images: Any = None, vae: Any = None,
         noise: Any = None, sampler: Any = None, sigmas: Any = None, guider: Any = None,
         keep_clips: bool = True, existing_film: Any = None, denoise: float = 1.0, lock: str = "off",
+        lips: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         """Sample it."""
         inputs = Inputs(
             model, reference, audio_embedding, region, speed, motion_frames, motion_images, vae,
-            seed, existing=existing_film, denoise=denoise,
+            seed, lips, existing_film, denoise,
         )  # fmt: skip
         settings = Settings(
             steps, cfg, sampler_name, scheduler, noise, sampler, sigmas, guider, lock=lock
@@ -204,6 +206,7 @@ class MotionFrameLooper(io.ComfyNode):
                 *existing(),
                 locking(),
                 joining(),
+                lips_socket(),
             ],
             outputs=list(_OUTPUTS),
         )
@@ -215,12 +218,12 @@ class MotionFrameLooper(io.ComfyNode):
         motion_frames: Any = None, motion_images: Any = None, vae: Any = None,
         noise: Any = None, sampler: Any = None, sigmas: Any = None, guider: Any = None,
         keep_clips: bool = True, existing_film: Any = None, denoise: float = 1.0, lock: str = "off",
-        joins: str = "plain",
+        joins: str = "plain", lips: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
         """Sample them."""
         inputs = Inputs(
             model, reference, audio_embedding, region, speed, motion_frames, motion_images, vae,
-            seed, existing=existing_film, denoise=denoise,
+            seed, lips, existing_film, denoise,
         )  # fmt: skip
         settings = Settings(
             steps, cfg, sampler_name, scheduler, noise, sampler, sigmas, guider, joins=joins,

@@ -1,12 +1,18 @@
 """The pack's own socket types: plain dicts of tensors with a version, which other packs can make.
 
-    EMO_AUDIO      features (F, L, D) float32, fps, encoder, alignment; levels (F,) int64, how loud
-                   each frame is, where it is known
+    EMO_AUDIO      features (F, L, D) float32, fps, encoder, alignment; may have levels (F,) int64,
+                   how loud each frame is, and `beyond` (P, L, D), what is heard in the silence that
+                   fills up the last clip (Hallo)
     EMO_SPEED      times (N,) in seconds, rising; speeds (N,) in degrees per frame at 30 fps, linear
                    between the times and held at both ends
     EMO_REFERENCE  model, what it was encoded by; latents (r, C, h, w) of the portrait and of more
                    pictures of the person; features, (1, C', r * h', w') of every spot; picture
-                   (H, W) and square (left, top, side) in its pixels
+                   (H, W) and square (left, top, side) in its pixels, None where the whole picture
+                   was stretched; may have `face` (1, D), the face embedding that was seen, and
+                   `pixels` (1, 3, S, S) in 0..1, the portrait itself (Hallo2)
+    EMO_FACE       embedding (1, D) float32 of the portrait's face; recogniser, whose it is
+    EMO_CROP       picture (1, H, W, 3), whole, 0..1; square (left, top, side) cut out of it, in its
+                   pixels
 """
 
 from __future__ import annotations
@@ -28,35 +34,45 @@ VERSION = 1
 Audio = io.Custom("EMO_AUDIO")
 Reference = io.Custom("EMO_REFERENCE")
 Speed = io.Custom("EMO_SPEED")
+Face = io.Custom("EMO_FACE")
+Crop = io.Custom("EMO_CROP")
 
 _ENTRIES = {
     "EMO_AUDIO": {"features", "fps", "encoder", "alignment"},
     "EMO_SPEED": {"times", "speeds"},
     "EMO_REFERENCE": {"model", "latents", "features", "picture", "square"},
+    "EMO_FACE": {"embedding", "recogniser"},
+    "EMO_CROP": {"picture", "square"},
 }
 _MADE_BY = {
     "EMO_AUDIO": "LoadAudioEmbedding",
     "EMO_SPEED": "SpeedBuckets",
     "EMO_REFERENCE": "ReferenceNetEncode",
+    "EMO_FACE": "EMOLoadFaceEmbedding",
+    "EMO_CROP": "EMOPortraitCrop",
 }
 
 
 def pack_audio(heard: AudioFeatures, levels: Tensor | None = None) -> dict[str, Any]:
-    """EMO_AUDIO from what an audio encoder heard; the frames of the film, no padding.
+    """EMO_AUDIO from what an audio encoder heard; what is behind the film's frames stays apart.
 
     Args:
         heard: features of every frame.
         levels: (F,), joins.sound_levels() of the film; None if nobody knows.
     """
+    count = heard.num_frames
     told = {} if levels is None else {"levels": levels.cpu()}
-    return {
+    made = {
         **told,
         "version": VERSION,
-        "features": heard.features[: heard.num_frames].float().cpu(),
+        "features": heard.features[:count].float().cpu(),
         "fps": float(heard.frame_rate),
         "encoder": heard.encoder,
         "alignment": heard.alignment,
     }
+    if len(heard.features) > count:
+        made["beyond"] = heard.features[count:].float().cpu()
+    return made
 
 
 def unpack_audio(value: Any, config: EMOConfig, encoder: str | None) -> Tensor:
@@ -110,6 +126,24 @@ def unpack_levels(value: Any) -> Tensor | None:
     return None if levels is None else torch.as_tensor(levels)
 
 
+def with_beyond(features: Tensor, value: Mapping[str, Any]) -> Tensor:
+    """Features (F, L, D) of an EMO_AUDIO, and behind them what is heard after the film's end.
+
+    Raises:
+        ValueError: if that is of another shape, or holds NaN.
+    """
+    beyond = value.get("beyond")
+    if beyond is None:
+        return features
+    if beyond.shape[1:] != features.shape[1:] or not bool(torch.isfinite(beyond).all()):
+        raise ValueError(
+            f"the audio embedding has features of {tuple(features.shape)} and behind the film "
+            f"{tuple(beyond.shape)} that do not fit or hold NaN; make it again with "
+            "LoadAudioEmbedding"
+        )
+    return torch.cat([features, beyond])
+
+
 def pack_speed(times: Tensor, speeds: Tensor) -> dict[str, Any]:
     """EMO_SPEED from times (N,) in seconds and speeds (N,) in degrees per frame at 30 fps."""
     return {"version": VERSION, "times": times.double().cpu(), "speeds": speeds.float().cpu()}
@@ -139,7 +173,7 @@ def unpack_speed(value: Any, num_frames: int, frame_rate: float) -> Tensor:
 
 def pack_reference(
     model: str, latents: Tensor, features: Mapping[str, Tensor], picture: tuple[int, int],
-    square: tuple[int, int, int],
+    square: tuple[int, int, int] | None, face: Tensor | None = None, pixels: Tensor | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """EMO_REFERENCE of a portrait.
 
@@ -148,9 +182,13 @@ def pack_reference(
         latents: (r, C, h, w), the portrait's and those of more pictures of the person.
         features: ReferenceNet's, by the name of the spot.
         picture: height and width in pixels of the picture that the portrait was cut from.
-        square: left, top and side of the cut, in its pixels.
+        square: left, top and side of the cut, in its pixels; None if all of it was stretched.
+        face: (1, D), the face embedding that ReferenceNet saw; None for none.
+        pixels: (1, 3, S, S) in 0..1, for weights that see the portrait itself again; None for none.
     """
+    more = {"face": face, "pixels": pixels}
     return {
+        **{name: tensor.cpu() for name, tensor in more.items() if tensor is not None},
         "version": VERSION,
         "model": model,
         "latents": latents.cpu(),
@@ -173,6 +211,55 @@ def unpack_reference(value: Any, model: str) -> dict[str, Any]:
             "the same MODEL to ReferenceNetEncode"
         )
     return dict(value)
+
+
+def pack_face(embedding: Tensor, recogniser: str) -> dict[str, Any]:
+    """EMO_FACE of an embedding (D,) or (1, D), and the name of the recogniser that made it."""
+    return {
+        "version": VERSION,
+        "embedding": embedding.flatten()[None].float().cpu(),
+        "recogniser": recogniser,
+    }
+
+
+def unpack_face(value: Any, config: EMOConfig) -> Tensor:
+    """The embedding (1, D) of an EMO_FACE, checked against a model that sees one.
+
+    Raises:
+        ValueError: if it is none, of another width, or holds NaN.
+    """
+    _check("EMO_FACE", value)
+    embedding, width = value["embedding"], config.unet.face_embedding_width
+    if tuple(embedding.shape) != (1, width) or not bool(torch.isfinite(embedding).all()):
+        raise ValueError(
+            f"the face embedding of {value['recogniser']} is {tuple(embedding.shape)}, and "
+            f"{config.name} sees one of (1, {width}) without NaN; give that of InsightFace, which "
+            "its weights were trained with"
+        )
+    return torch.as_tensor(embedding).float()
+
+
+def pack_crop(picture: Tensor, square: tuple[int, int, int]) -> dict[str, Any]:
+    """EMO_CROP of a picture (1, H, W, 3) and the square (left, top, side) cut out of it."""
+    return {"version": VERSION, "picture": picture.cpu(), "square": square}
+
+
+def unpack_crop(value: Any) -> tuple[Tensor, tuple[int, int, int]]:
+    """Picture (1, H, W, 3) and square of an EMO_CROP.
+
+    Raises:
+        ValueError: if it is none, or its square lies outside of its picture.
+    """
+    _check("EMO_CROP", value)
+    picture, square = value["picture"], tuple(value["square"])
+    left, top, side = square
+    height, width = picture.shape[1:3]
+    if min(left, top) < 0 or side < 1 or left + side > width or top + side > height:
+        raise ValueError(
+            f"the crop's square {square} (left, top, side) lies outside of its picture of "
+            f"{width}x{height} pixels; make it again with EMOPortraitCrop"
+        )
+    return picture, (left, top, side)
 
 
 def _check(kind: str, value: Any) -> None:

@@ -16,7 +16,8 @@ NODE_IDS = frozenset(
     {
         "EMOModelLoader", "LoadAudioEmbedding", "FaceLocatorMask", "SpeedBuckets",
         "ReferenceNetEncode", "EMOConditioning", "EMOSampler", "MotionFrameLooper",
-        "EMODecodeVideo", "EMOExampleInputs", "EMOGuider",
+        "EMODecodeVideo", "EMOExampleInputs", "EMOGuider", "EMOLoadFaceEmbedding",
+        "EMOHalloNoise", "EMOPortraitCrop", "EMOPasteBack",
     }
 )  # fmt: skip
 """Every node of the pack. Workflows name them: none is ever renamed."""

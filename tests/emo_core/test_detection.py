@@ -13,7 +13,9 @@ from emo_core.detection import (
     WEIGHT_FILES,
     detector_installed,
     find_faces,
+    find_mouths,
     largest_face,
+    largest_mouth,
     load_detector,
 )
 
@@ -56,6 +58,18 @@ def test_the_largest_of_several_faces_is_taken() -> None:
     faces = torch.tensor([[0.1, 0.1, 0.1, 0.1, 0.99], [0.4, 0.3, 0.2, 0.4, 0.85]])
     assert largest_face(faces) == pytest.approx((0.4, 0.3, 0.2, 0.4))
     assert largest_face(torch.zeros(0, 5)) is None
+
+
+def test_the_lips_are_about_the_corners_of_the_mouth() -> None:
+    """Of the largest face; a slanted mouth is as wide as a level one."""
+    small = [0.1, 0.1, 0.1, 0.1, 0.99, 0.0, 0.0, 0.1, 0.0]
+    faces = torch.tensor([small, [0.4, 0.3, 0.2, 0.4, 0.85, 0.44, 0.6, 0.56, 0.6]])
+    box = largest_mouth(faces, 100, 200)
+    assert box == pytest.approx((0.38, 0.504, 0.24, 0.192))
+    level = torch.tensor([[0, 0, 1, 1, 1, 0.4, 0.5, 0.5, 0.5]])
+    steep = torch.tensor([[0, 0, 1, 1, 1, 0.42, 0.46, 0.48, 0.54]])
+    assert largest_mouth(level, 50, 50)[2:] == pytest.approx(largest_mouth(steep, 50, 50)[2:])
+    assert largest_mouth(torch.zeros(0, 9), 9, 9) is None
 
 
 def test_no_file_says_where_to_get_it(tmp_path: Path) -> None:
@@ -102,6 +116,7 @@ def test_the_larger_network_is_told_from_its_names(tmp_path: Path) -> None:
     assert detector.backbone == "Resnet50"
     assert not detector.training and not any(p.requires_grad for p in detector.parameters())
     assert find_faces(detector, _picture(64, 48), 0.0).shape[1] == 5
+    assert find_mouths(detector, _picture(64, 48), 0.0).shape[1] == 9
 
 
 @needs_facexlib
@@ -127,14 +142,18 @@ def test_boxes_are_those_of_facexlib(weights: Path, height: int, width: int) -> 
     picture = _picture(height, width)
     blue_first = (picture.flip(0) * 255).permute(1, 2, 0).numpy()
     with torch.no_grad():
-        expected = torch.from_numpy(_network().detect_faces(blue_first, 0.6))[:, :5]
+        everything = torch.from_numpy(_network().detect_faces(blue_first, 0.6))
+    expected = everything[:, :5]
     assert len(expected) > 3
     corners = expected[:, :4] / torch.tensor((width, height) * 2)
     faces = find_faces(load_detector(weights), picture, 0.6)
     best = torch.cat([corners.clamp(0, 1), expected[:, 4:]], 1)  # ours are cut at the edges
     best[:, 2:4] -= best[:, :2]
-    best = best[(best[:, 2:4] > 0).all(1)]
-    torch.testing.assert_close(faces, best, atol=1e-4, rtol=0)
+    inside = (best[:, 2:4] > 0).all(1)
+    torch.testing.assert_close(faces, best[inside], atol=1e-4, rtol=0)
+    mouths = find_mouths(load_detector(weights), picture, 0.6)[:, 5:]
+    theirs = everything[:, 11:15] / torch.tensor((width, height) * 2)
+    torch.testing.assert_close(mouths, theirs[inside], atol=1e-4, rtol=0)
 
 
 @needs_facexlib

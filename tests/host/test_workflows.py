@@ -32,7 +32,7 @@ RUN_HERE = {
 that are taken from the recording, and those of the film that it makes."""
 RUN_ALWAYS = ("EMO clip by clip", "EMO continue a film")
 """The others are run with -m soak."""
-NOT_HERE = {"ckpt_name"}
+NOT_HERE = {"ckpt_name", "model_name", "vae_name", "encoder", "image", "file"}
 """Combos whose choice is a file that the pack does not bring."""
 PUPPET = 1000006
 """Whose portrait examples/portrait.png is."""

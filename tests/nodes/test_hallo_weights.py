@@ -18,13 +18,14 @@ from published_hallo import (
 )
 from safetensors.torch import save_file
 from small_film import Small, ksample, portrait, sound
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from emo_core.clips import plan_clips
 from emo_core.config import EMOConfig
 from emo_core.convert import convert
 from emo_core.film import Material, film_from, hand_over
 from emo_core.generate import Film, generate
-from emo_core.hallo_files import with_variant
 from emo_core.pictures import fit_portrait
 from emo_core.sampling import Guidance, make_sampler
 from emo_core.weights import Checkpoint, load_model
@@ -137,14 +138,83 @@ def test_it_hears_as_emo_animate_does(
         encoder="wav2vec2/model.safetensors",
     )  # fmt: skip
     assert len(film.audio) == 8
-    torch.testing.assert_close(heard["features"], film.audio[:FRAMES], rtol=0, atol=1e-5)
+    both = torch.cat([heard["features"], heard["beyond"]])
+    torch.testing.assert_close(both, film.audio, rtol=0, atol=1e-5)
 
 
-def test_hallo2s_weights_are_refused(pack: Any, tmp_path: Path) -> None:
-    load = import_module(f"{pack.__name__}.load").load
-    path = written(tmp_path, with_variant(tiny_hallo(), "hallo2"))
-    with pytest.raises(ValueError, match=r"not supported in the nodes yet; use `emo animate --var"):
-        load(path)
+def saved(path: Path, config: EMOConfig) -> Path:
+    """The tensors of a net.pth as torch.save writes them."""
+    torch.save(published_state(config), path)
+    return path
+
+
+def test_net_pth_is_loaded_as_it_is(
+    pack: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And which variant it was taken for is said, with the reason."""
+    loader = import_module(f"{pack.__name__}.load")
+    parts_of = import_module(f"{pack.__name__}.host").parts_of
+    path = saved(tmp_path / "net.pth", tiny_hallo())
+    (tmp_path / "hallo2").mkdir()
+    named = saved(tmp_path / "hallo2" / "net.pth", tiny_hallo())
+    for given, variant, name, reason in (
+        (path, "auto", "hallo", "nothing about it says hallo2"),
+        (path, "hallo2", "hallo2", "it was chosen"),
+        (named, "auto", "hallo2", "its folder is called hallo2"),
+        (named, "hallo", "hallo", "it was chosen"),
+    ):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            model, none = loader.load(given, variant=variant)
+        assert f"net.pth is taken for {name}: {reason}" in caplog.text
+        assert none is None and parts_of(model).config.name == name
+    state = published_state(tiny_hallo())
+    weight = "up_blocks.3.audio_modules.2.transformer_blocks.0.attn2_1.to_k.weight"
+    found = model.model.diffusion_model.state_dict()[weight]
+    assert torch.equal(found, state[f"denoising_unet.{weight}"])
+
+
+def test_one_copy_of_the_weights_is_made(pack: Any, tmp_path: Path) -> None:
+    """Counted in the bytes of every storage that loading makes."""
+    loader = import_module(f"{pack.__name__}.load")
+    path = saved(tmp_path / "net.pth", tiny_hallo())
+    size = path.stat().st_size
+    with Made() as mapped:
+        model, _ = loader.load(path, torch.float32)
+    with Made() as halved:
+        loader.load(path, torch.float16)
+    assert not any(weight.is_meta for weight in model.model.state_dict().values())
+    # The file is mapped, which counts once; in its own precision nothing else is made.
+    assert mapped.bytes < 1.02 * size
+    assert 1.4 * size < halved.bytes < 1.52 * size
+
+
+class Made(TorchDispatchMode):
+    """Counts the bytes of new tensors that have values, views left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes, self._seen = 0, set[int]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {
+            one.untyped_storage().data_ptr() for one in tree_leaves((args, kwargs or {}))
+            if isinstance(one, torch.Tensor) and not one.is_meta
+        }  # fmt: skip
+        out = func(*args, **(kwargs or {}))
+        for one in tree_leaves(out):
+            if isinstance(one, torch.Tensor) and not one.is_meta:
+                storage = one.untyped_storage()
+                self.bytes += 0 if storage.data_ptr() in given else storage.nbytes()
+        return out
+
+
+def test_what_the_choices_are_for_is_said(pack: Any, run: Any) -> None:
+    loader = pack.EMOModelLoader
+    with pytest.raises(ValueError, match="emo-tiny is no such model; turn it off"):
+        run(loader, reproduce=True)
+    with pytest.raises(ValueError, match="this is emo-tiny; leave the choice to the file"):
+        run(loader, variant="hallo2")
 
 
 def test_hallos_own_layout_is_said_to_be_taken_for_hallo(
@@ -152,12 +222,4 @@ def test_hallos_own_layout_is_said_to_be_taken_for_hallo(
 ) -> None:
     with caplog.at_level("INFO"):
         import_module(f"{pack.__name__}.load").load(path.parent / "theirs.safetensors")
-    assert "theirs.safetensors is taken for hallo" in caplog.text
-
-
-def test_the_loader_says_what_the_nodes_leave_out(
-    pack: Any, path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level("INFO"):
-        import_module(f"{pack.__name__}.load").load(path)
-    assert "sees no face embedding in the nodes" in caplog.text
+    assert "theirs.safetensors is taken for hallo: its header says so" in caplog.text

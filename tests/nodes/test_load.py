@@ -36,11 +36,11 @@ def test_the_folder_of_the_host(loader: Any) -> None:
 
 def test_it_offers_its_own_model_first_and_then_files(loader: Any, folder: Path) -> None:
     (folder / "mine").mkdir()
-    for name in ("b.safetensors", "mine/a.safetensors", "readme.txt"):
+    for name in ("b.safetensors", "mine/a.safetensors", "net.pth", "readme.txt"):
         (folder / name).write_bytes(b"")
     built_in = "emo-tiny (built in)"
     nested = str(Path("mine") / "a.safetensors")
-    assert loader.model_files() == [built_in, "b.safetensors", nested]
+    assert loader.model_files() == [built_in, "b.safetensors", nested, "net.pth"]
     widget = loader.EMOModelLoader.define_schema().inputs[0]
     assert widget.options == loader.model_files() and widget.default == built_in
     assert loader.model_path(built_in).name == "emo-tiny.safetensors"
@@ -112,6 +112,47 @@ def test_a_file_of_another_kind_is_named(loader: Any, run: Any, folder: Path) ->
         with pytest.raises(ValueError, match=kind) as raised:
             run(loader.EMOModelLoader, model_name=f"{name}.safetensors")
         assert "\n" not in str(raised.value) and name in str(raised.value)
+
+
+WRONG = {
+    "lora_unet_a.lora_down.weight": "is a LoRA .* LoraLoaderModelOnly",
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": "1.5 UNet .* Diffusion M",
+    "down_blocks.0.motion_modules.0.temporal_transformer.norm.weight": "AnimateDiff .*net.pth alr",
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn1_5.to_k.weight": "V-Express .*not run",
+    "diffusion_net.conv_in.weight": "MEMO checkpoint .* does not run",
+    "decoder.up_blocks.0.resnets.0.conv1.weight": "is a VAE .* Load VAE",
+    "text_model.encoder.layers.0.mlp.fc1.weight": "is a text encoder .* Load CLIP",
+    "feature_extractor.conv_layers.0.conv.weight": "an? audio encoder .* Load Audio Embedding",
+    "control_model.input_blocks.0.0.weight": "ControlNet .* Load ControlNet Model",
+    "something.weight": "unknown origin .* emo-tiny",
+}
+"""A tensor of each kind, and what is said of its file."""
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_the_right_node_for_a_wrong_file_is_named(
+    loader: Any, run: Any, folder: Path, name: str
+) -> None:
+    tensors = {name: draw(8, 768)}
+    if "attn2.to_k" in name:  # in EchoMimic's UNet it reads another width
+        save_file({name: draw(8, 384)}, folder / "echo.safetensors")
+        with pytest.raises(ValueError, match=r"EchoMimic network .* does not run"):
+            run(loader.EMOModelLoader, model_name="echo.safetensors")
+    save_file(tensors, folder / "wrong.safetensors")
+    with pytest.raises(ValueError, match=WRONG[name]) as told:
+        run(loader.EMOModelLoader, model_name="wrong.safetensors")
+    assert str(told.value).startswith("wrong.safetensors is a") and "\n" not in str(told.value)
+
+
+def test_a_pickle_that_would_run_code_is_refused(loader: Any, run: Any, folder: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return os.system, (f"touch {folder / 'ran'}",)
+
+    torch.save({"weight": Evil()}, folder / "net.pth")
+    with pytest.raises(ValueError, match="could run code; it was refused"):
+        run(loader.EMOModelLoader, model_name="net.pth")
+    assert not (folder / "ran").exists()
 
 
 def test_a_truncated_file_is_said(loader: Any, run: Any, folder: Path) -> None:

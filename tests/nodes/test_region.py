@@ -49,7 +49,7 @@ def find(pack: ModuleType, run: Callable[..., Any]) -> Find:
             "image": torch.full((1, H, W, 3), 0.5), "detector": "box widgets", **WIDGETS,
             "expand_x": 1.0, "expand_y": 1.0, "on_no_face": "centred prior",
         }  # fmt: skip
-        region, preview = run(node, **{**given, **inputs})
+        region, preview, _ = run(node, **{**given, **inputs})
         return region, preview
 
     return find
@@ -301,8 +301,77 @@ def test_every_input_and_output_says_what_it_is(pack: ModuleType) -> None:
     sockets = [*schema.inputs, *schema.outputs]
     assert all(len(s.tooltip) > 60 and s.tooltip.endswith(".") for s in sockets)
     inputs = node.INPUT_TYPES()
-    assert list(inputs["optional"]) == ["mask", "bounding_box"]
+    assert list(inputs["optional"]) == ["mask", "bounding_box", "landmarks"]
     assert inputs["optional"]["bounding_box"][1]["forceInput"]
     assert list(inputs["required"]) == [
         "image", "detector", "x", "y", "width", "height", "expand_x", "expand_y", "on_no_face",
     ]  # fmt: skip
+
+
+@pytest.fixture
+def lips_of(find: Find, pack: ModuleType, run: Callable[..., Any]) -> Callable[..., Any]:
+    """All that the node gives, as whole pixels."""
+    node = importlib.import_module(f"{pack.__name__}.region").FaceLocatorMask
+
+    def look(**inputs: Any) -> tuple[Tensor, ...]:
+        given = {"image": torch.full((1, H, W, 3), 0.5), "detector": "box widgets", **WIDGETS}
+        return tuple(run(node, **{**given, **inputs}))
+
+    return look
+
+
+def _points(count: int) -> Tensor:
+    """Landmarks: all at 20, 10 to 40, 30, and the lips about 30, 26."""
+    from emo_core.face_masks import _LIPS_68, _LIPS_478
+
+    points = torch.tensor([[20.0, 10.0], [40.0, 30.0]]).repeat(count // 2 + 1, 1)[:count]
+    lips = list(_LIPS_68 if count == 68 else _LIPS_478)
+    points[lips] = torch.tensor([[28.0, 25.0], [32.0, 27.0]]).repeat(10, 1)
+    return points
+
+
+@pytest.mark.parametrize("count", [478, 468, 68])
+def test_landmarks_say_where_face_and_lips_are(lips_of: Any, count: int) -> None:
+    from emo_core.face_masks import box_pixels, boxes_of_landmarks
+
+    face, lips = boxes_of_landmarks(_points(count), H, W)
+    region, preview, mouth = lips_of(landmarks=_points(count))
+    assert torch.equal((region * 255).round().to(torch.uint8)[0], box_pixels(face, H, W))
+    assert torch.equal((mouth * 255).to(torch.uint8)[0], box_pixels(lips, H, W))
+    assert mouth.shape == (1, H, W) and 0 < mouth.sum() < region.sum()
+    # Drawn in, where they are known.
+    red = preview[0, :, :, 2].sub(0.3).abs() < 1e-6
+    assert bool(red.any()) and not bool((lips_of()[1][0, :, :, 2].sub(0.3).abs() < 1e-6).any())
+
+
+def test_landmarks_of_core_nodes(lips_of: Any) -> None:
+    """Several frames are joined; of several faces the largest counts; sizes are brought to ours."""
+    small = {"landmarks_xy": (_points(478) * 0.2).numpy()}
+    face = {"landmarks_xy": (_points(478) * 2).numpy()}
+    value = {"frames": [[small, face], [], [face]], "image_size": (2 * H, 2 * W)}
+    for one, other in zip(lips_of(landmarks=value), lips_of(landmarks=_points(478)), strict=True):
+        assert torch.equal(one, other)
+    fractions = (_points(478) / torch.tensor([W, H]))[None]
+    assert torch.equal(lips_of(landmarks=value)[2], lips_of(landmarks=fractions)[2])
+
+
+def test_a_mask_keeps_the_face_and_landmarks_the_lips(lips_of: Any) -> None:
+    region, _, lips = lips_of(mask=OF_WIDGETS, landmarks=_points(68))
+    assert torch.equal(region, OF_WIDGETS)
+    assert torch.equal(lips, lips_of(landmarks=_points(68))[2])
+
+
+def test_without_landmarks_the_lips_are_at_their_usual_place(lips_of: Any, prior: Tensor) -> None:
+    from emo_core.face_masks import box_pixels, lip_box
+
+    wanted = box_pixels(lip_box((0.25, 0.5, 0.5, 0.25)), H, W)
+    for given in ({}, {"mask": OF_WIDGETS}, {"mask": OF_WIDGETS * 0.1}):
+        assert torch.equal((lips_of(**given)[2][0] * 255).to(torch.uint8), wanted)
+    nobody = {"frames": [[]], "image_size": (H, W)}
+    assert torch.equal(lips_of(landmarks=nobody)[0], prior)
+
+
+@pytest.mark.parametrize("value", ["x", torch.zeros(5, 2), {"a": 1}, [[1, 2], [3]]])
+def test_what_are_no_landmarks_is_refused(lips_of: Any, value: Any) -> None:
+    with pytest.raises(ValueError, match=r"the landmarks are .* connect nothing"):
+        lips_of(landmarks=value)

@@ -16,7 +16,7 @@ from emo_core.audio import AudioFeatures
 IDS = [
     "EMOExampleInputs", "EMOModelLoader", "LoadAudioEmbedding", "FaceLocatorMask", "SpeedBuckets",
     "ReferenceNetEncode", "EMOConditioning", "EMOGuider", "EMOSampler", "MotionFrameLooper",
-    "EMODecodeVideo",
+    "EMODecodeVideo", "EMOLoadFaceEmbedding", "EMOPortraitCrop", "EMOPasteBack", "EMOHalloNoise",
 ]  # fmt: skip
 SHARED = [
     "model", "reference", "audio_embedding", "region", "speed", "motion_frames", "motion_images",
@@ -64,25 +64,29 @@ def test_every_socket_and_widget_says_what_it_is(pack: ModuleType, node_id: str)
 @pytest.mark.parametrize(
     ("node_id", "inputs", "outputs"),
     [
-        ("EMOModelLoader", ["model_name", "dtype"], [("MODEL", "model"), ("VAE", "vae")]),
         (
-            "ReferenceNetEncode", ["model", "vae", "image"],
+            "EMOModelLoader", ["model_name", "dtype", "variant", "reproduce"],
+            [("MODEL", "model"), ("VAE", "vae")],
+        ),
+        (
+            "ReferenceNetEncode", ["model", "vae", "image", "face"],
             [("EMO_REFERENCE", "reference"), ("LATENT", "latent")],
         ),
         (
-            "EMOConditioning", [*SHARED, "clip_index", "seed"],
+            "EMOConditioning", [*SHARED, "clip_index", "seed", "lips"],
             [
                 ("MODEL", "model"), ("CONDITIONING", "positive"), ("CONDITIONING", "negative"),
                 ("LATENT", "latent"), ("INT", "clip_seed"), ("INT", "frames"),
             ],
         ),
         (
-            "EMOSampler", [*SHARED, "clip_index", *SAMPLING, *OVERRULING, "keep_clips", *JOINING],
+            "EMOSampler",
+            [*SHARED, "clip_index", *SAMPLING, *OVERRULING, "keep_clips", *JOINING, "lips"],
             [("LATENT", "latent"), ("LATENT", "motion_frames")],
         ),
         (
             "MotionFrameLooper",
-            [*SHARED, *SAMPLING, *OVERRULING, "keep_clips", *JOINING, "joins"],
+            [*SHARED, *SAMPLING, *OVERRULING, "keep_clips", *JOINING, "joins", "lips"],
             [("LATENT", "latent"), ("LATENT", "motion_frames")],
         ),
     ],
