@@ -13,7 +13,7 @@ from .film_size import Wanted, film_size
 from .hallo_files import ORIGIN, as_checkpoint, is_hallo
 from .memory import memory_of
 from .model import EMO
-from .vae import VAEConfig
+from .vae_config import VAEConfig
 from .wav2vec import Wav2Vec2Encoder
 from .weight_files import EMO_KIND, HALLO_KIND, WeightFile, kind_of, open_weights
 from .weights import FORMAT, check_fit, find_checkpoint, open_checkpoint, skeleton, training_record

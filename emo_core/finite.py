@@ -15,4 +15,4 @@ def all_finite(tensor: Tensor) -> bool:
     torch.isfinite() makes a copy of what it is given.
     """
     rows = max(1, _PIECE_ITEMS * len(tensor) // max(1, tensor.numel()))
-    return all(bool(torch.isfinite(piece).all()) for piece in tensor.split(rows))
+    return all(bool(torch.isfinite(piece).all()) for piece in torch.split(tensor, rows))

@@ -173,7 +173,8 @@ def _conditions(model: EMO) -> Conditions:
     def sized(*shape: int) -> Tensor:
         return torch.empty(shape, device="meta", dtype=dtype)
 
-    speed, masks = None, ()
+    speed: Tensor | None = None
+    masks: tuple[Tensor, ...] = ()
     if config.speed is not None:
         speed = sized(1, frames, 2 * config.speed.window + 1)
     if audio.attention == "masked3":

@@ -17,12 +17,13 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from .config import EMOConfig
-from .film_size import Size
 from .live_bytes import LiveBytes, bytes_of
 from .model import EMO, ClipInputs
+from .pictures import Size
 from .reference import halved
 from .sampling import Guidance, predict
-from .vae import AutoencoderKL, VAEConfig
+from .vae import AutoencoderKL
+from .vae_config import VAEConfig
 
 # The first part that occurs in a name says whose weight it is.
 _PARTS = (
@@ -146,7 +147,8 @@ def _inputs(
 ) -> ClipInputs:
     """A clip's inputs without numbers."""
     audio, frames = config.audio, config.temporal.num_frames
-    face, speed, masks = None, None, ()
+    face, speed = None, None
+    masks: tuple[Tensor, ...] = ()
     if config.unet.face_tokens:
         face = empty(1, config.unet.face_embedding_width)
     if config.speed is not None:
