@@ -84,7 +84,7 @@ def region(small: Small, mask: torch.Tensor | None) -> torch.Tensor:
 
 
 def test_an_open_region_is_the_usual_place(small: Small) -> None:
-    module = small.part("film")
+    module = small.part("seen")
     mask = torch.zeros(1, 40, 48)
     mask[0, :, 4:44] = module.region_mask(module.CENTRED_PRIOR, 40, 40)[0]
     usual, masked = region(small, None), region(small, mask)
