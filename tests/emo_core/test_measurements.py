@@ -82,6 +82,9 @@ def test_join_jump_sees_only_the_joins() -> None:
     assert jump.joins == pytest.approx(0.03, abs=1e-6)
     assert jump.inside == pytest.approx(0.01, abs=1e-6)
     assert jump.ratio == pytest.approx(3, abs=1e-4)
+    assert join_jump(frames, [0, 4, 8]) == jump
+    assert join_jump(frames, [0, 4]).joins == pytest.approx(0.03, abs=1e-6)
+    assert join_jump(frames, [0, 4]).inside > jump.inside
     assert math.isnan(join_jump(frames, 12).ratio)
     assert math.isnan(join_jump(frames[:1], 4).inside)
 
