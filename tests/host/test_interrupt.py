@@ -26,6 +26,8 @@ def test_an_interruption_ends_within_a_step_and_leaves_the_server_usable(
     assert first.succeeded, first.error
     looper["inputs"]["steps"] = 1000  # minutes; what comes before the looper is cached
     queued = client.queue(prompt)
+    looper["inputs"].update(steps=1, seed=4)
+    waiting = client.queue(prompt)
     time.sleep(3)
     assert client.running()
     client.interrupt()
@@ -34,6 +36,8 @@ def test_an_interruption_ends_within_a_step_and_leaves_the_server_usable(
     assert stopped.interrupted and not stopped.succeeded
     # A step takes 0.1 s on an idle machine; a film of 1000 steps a clip, minutes.
     assert time.monotonic() - asked < 60
+    behind = client.wait(waiting)
+    assert behind.succeeded, behind.error
     looper["inputs"].update(steps=1, seed=5)
     again = client.run(prompt)
     assert again.succeeded, again.error

@@ -79,3 +79,14 @@ def test_help_pages_name_every_input_and_output(object_info: dict[str, Any], nod
     words = set(re.findall(r"\w+", page))
     for name in [*(name for name, *_ in inputs_of(info)), *info["output_name"]]:
         assert name in words or name in page, f"{node_id}.md does not mention {name}"
+
+
+def test_the_page_about_graphs_names_every_node_of_core_that_changes_a_model(
+    object_info: dict[str, Any],
+) -> None:
+    page = (ROOT / "docs" / "graph.md").read_text(encoding="utf-8")
+    for name, info in object_info.items():
+        kinds = {str(kind) for _, kind, *_ in inputs_of(info)}
+        changes = "MODEL" in info["output"] and "MODEL" in kinds
+        if changes and info["python_module"].split(".")[0] in ("nodes", "comfy_extras"):
+            assert name in page or name.startswith("ModelMerge"), name

@@ -41,6 +41,20 @@ CHANGES: list[Patch] = [
 ]  # fmt: skip
 """What a film shows: finite, and another film."""
 
+SCHEDULES: list[Patch] = [
+    ("nodes_lt", "ModelSamplingLTXV", {"max_shift": 2.05, "base_shift": 0.95}),
+    ("nodes_model_advanced", "ModelSamplingAuraFlow", {"shift": 1.73}),
+    ("nodes_model_advanced", "ModelSamplingContinuousEDM",
+     {"sampling": "eps", "sigma_max": 20.0, "sigma_min": 0.1}),
+    ("nodes_model_advanced", "ModelSamplingContinuousV",
+     {"sampling": "v_prediction", "sigma_max": 20.0, "sigma_min": 0.1}),
+    ("nodes_model_advanced", "ModelSamplingFlux",
+     {"max_shift": 1.15, "base_shift": 0.5, "width": 64, "height": 64}),
+    ("nodes_model_advanced", "ModelSamplingSD3", {"shift": 3.0}),
+    ("nodes_model_advanced", "ModelSamplingStableCascade", {"shift": 2.0}),
+]  # fmt: skip
+"""Made for networks that were trained otherwise: they are followed, to a film of noise."""
+
 REFUSED: list[tuple[Patch, str]] = [
     (("nodes_context_windows", "ContextWindowsManualNode",
       {"context_length": 2, "context_overlap": 1, "context_schedule": "standard_static",
@@ -106,7 +120,7 @@ def patched(model: Any, patch: Patch, **others: Any) -> Any:
     return getattr(node(), node.FUNCTION)(model, **widgets, **others)[0]
 
 
-@pytest.mark.parametrize("patch", CHANGES, ids=lambda patch: "-".join(map(str, patch[1:2])))
+@pytest.mark.parametrize("patch", CHANGES + SCHEDULES, ids=lambda patch: "-".join(map(str, patch[1:2])))
 def test_what_works_changes_the_film(small: Small, plain: torch.Tensor, patch: Patch) -> None:
     film = one_clip(small, patched(small.model, patch))
     assert film.isfinite().all()
@@ -237,6 +251,12 @@ def test_patches_of_other_packs_are_named(small: Small) -> None:
     model.set_model_attn2_replace(Unimportant(), "input", 1)
     with pytest.raises(ValueError, match=sentence):
         one_clip(small, model)
+    # HypernetworkLoader, QwenImageDiffsynthControlnet and USOStyleReference need files to be run.
+    for name in ("attn1_patch", "attn2_patch", "double_block_patch", "post_input_patch"):
+        other = small.model.clone()
+        getattr(other, f"set_model_{name}")(Unimportant())
+        with pytest.raises(ValueError, match=r"Unimportant .* patches '\w+' inside of the MODEL"):
+            one_clip(small, other)
     # A patch that comes with a hook, or at a step only, is met when it is to be called.
     late = small.model.clone()
     late.set_model_unet_function_wrapper(
