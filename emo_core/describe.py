@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from .audio import AudioEncoder
 from .config import EMOConfig
 from .film_size import Wanted, film_size
 from .hallo_files import ORIGIN, as_checkpoint, is_hallo
@@ -65,6 +66,7 @@ def describe_memory(
     file, config = open_checkpoint(path_or_name)
     parts = skeleton(file, config, dtype, "meta")
     encoder = parts.get("audio_encoder.")
+    assert encoder is None or isinstance(encoder, AudioEncoder)
     if encoder is None and config.audio.encoder == "wav2vec2":
         width = config.audio.layer_width
         settings = {

@@ -18,7 +18,7 @@ from .hand_over import Greyed, PixelHandOver
 from .joins import sound_levels
 from .pictures import Size
 from .subject import Subject
-from .vae import AutoencoderKL
+from .vae import AutoencoderKL, decode_in_parts
 from .waveform import num_frames, to_mono_16k
 from .weights import Checkpoint
 
@@ -134,7 +134,7 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     Raises:
         ValueError: if they are not numbers.
     """
-    frames = vae.decode(latents).float()
+    frames = decode_in_parts(vae, latents)
     if not bool(torch.isfinite(frames).all()):
         raise ValueError(
             "the model gave pictures that are not numbers; use the checkpoint's own steps and cfg, "

@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from .audio import SAMPLE_RATE, AudioEncoder, stretch_rows
 from .config import EMOConfig
 from .live_bytes import LiveBytes, bytes_of
 from .model import EMO, ClipInputs
 from .pictures import Size
 from .reference import halved
 from .sampling import Guidance, predict
-from .vae import AutoencoderKL
+from .vae import AutoencoderKL, decode_in_parts
 from .vae_config import VAEConfig
 
 # The first part that occurs in a name says whose weight it is.
@@ -64,7 +65,7 @@ def memory_of(
     dtype: torch.dtype = torch.float16,
     size: Size | None = None,
     vae: VAEConfig | None = None,
-    audio_encoder: nn.Module | None = None,
+    audio_encoder: AudioEncoder | None = None,
 ) -> Memory:
     """Count what a film of a model takes.
 
@@ -73,7 +74,8 @@ def memory_of(
         dtype: what it is kept and computed in.
         size: rows and columns of the film; None for the model's own square.
         vae: the VAE's widths; None for SD 1.5's.
-        audio_encoder: on any device, counted by its weights; None leaves it out.
+        audio_encoder: on the meta device; None leaves it out. It hears 24 s at once, or 60 where
+            the model was trained so; a whole file (Hallo) takes the more the longer it is.
     """
     size = size or (config.picture_size, config.picture_size)
     vae = vae or VAEConfig.sd15()
@@ -81,10 +83,13 @@ def memory_of(
     coder = AutoencoderKL(vae, dtype, "meta").requires_grad_(False)
     weights = weights_of(model)
     weights["VAE"] = bytes_of(list(coder.parameters()))
-    if audio_encoder is not None:
-        weights["audio encoder"] = bytes_of(list(audio_encoder.parameters()))
     with torch.no_grad():
         kept, work = _run(model, coder, dtype, size)
+        if audio_encoder is not None:
+            weights["audio encoder"] = bytes_of(list(audio_encoder.parameters()))
+            seconds = 24 if config.audio.windows == "grid" else 60
+            name = f"the audio encoder hears {seconds} s"
+            work[name] = _hearing(audio_encoder, seconds, config.frame_rate)
     return Memory(weights, kept, work)
 
 
@@ -132,7 +137,7 @@ def _run(
         "a sampling step with guidance",
         lambda: predict(model.denoising_unet, noise, 999, clip, Guidance(3.5)),
     )
-    stage("VAE decodes a clip", lambda: vae.decode(noise[0]))
+    stage("VAE decodes a clip", lambda: decode_in_parts(vae, noise[0]))
     of_portrait = bytes_of(portrait)
     kept = {
         "the portrait's features": of_portrait,
@@ -140,6 +145,15 @@ def _run(
         "latents": 2 * bytes_of(noise),
     }
     return kept, work
+
+
+def _hearing(encoder: AudioEncoder, seconds: int, frame_rate: int) -> int:
+    dtype = next(encoder.parameters()).dtype
+    sound = torch.empty(1, seconds * SAMPLE_RATE, dtype=dtype, device="meta")
+    _, peak = metered(
+        lambda: encoder(sound, lambda rows: stretch_rows(rows, seconds * frame_rate))
+    )
+    return peak
 
 
 def _inputs(

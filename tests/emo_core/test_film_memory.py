@@ -13,12 +13,13 @@ from small_models import small_config
 from torch import nn
 from torch.nn import functional
 
+from emo_core.audio_encoder import build_audio_encoder, tiny_wav2vec2
 from emo_core.cli import main
 from emo_core.config import hallo
 from emo_core.describe import describe_memory
 from emo_core.memory import memory_of, metered, weights_of
 from emo_core.model import EMO
-from emo_core.vae import VAEConfig
+from emo_core.vae import AutoencoderKL, VAEConfig, decode_in_parts
 
 VAE = VAEConfig(8, (1, 1, 1, 1), 1, 4, 3, 3, 1.0, True, 4)
 
@@ -81,6 +82,18 @@ def test_laws_of_a_film(variant: str) -> None:
     assert half.peak == rest + max(half.work.values())
 
 
+def test_decoding_in_parts_gives_the_same_pictures_in_less() -> None:
+    vae = AutoencoderKL(VAE).eval().requires_grad_(False)
+    latents = torch.randn(6, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+    found = decode_in_parts(vae, latents)
+    torch.testing.assert_close(found, vae.decode(latents), rtol=0, atol=1e-5)
+    all_at_once = metered(lambda: vae.decode(latents))[1]
+    in_parts = metered(lambda: decode_in_parts(vae, latents))[1]
+    assert found.dtype == torch.float32 and in_parts < 0.75 * all_at_once
+    small = latents[:, :, :16, :16]
+    assert torch.equal(decode_in_parts(vae, small), vae.decode(small))
+
+
 def test_emo_info_tells_it(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(checkpoint), "--memory", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["memory"]
@@ -106,6 +119,7 @@ def test_hallos_weights_count_with_what_they_were_made_for(tmp_path: Path) -> No
 
 
 def test_an_audio_encoder_counts_with_its_weights() -> None:
-    encoder = nn.Linear(10, 10)
+    encoder = build_audio_encoder(tiny_wav2vec2(), device="meta")
     found = memory_of(small_config(), torch.float16, vae=VAE, audio_encoder=encoder)
-    assert found.weights["audio encoder"] == 4 * 110
+    assert found.weights["audio encoder"] == 4 * sum(p.numel() for p in encoder.parameters())
+    assert found.work["the audio encoder hears 24 s"] > 24 * 16000 * 4

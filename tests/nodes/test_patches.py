@@ -120,7 +120,9 @@ def patched(model: Any, patch: Patch, **others: Any) -> Any:
     return getattr(node(), node.FUNCTION)(model, **widgets, **others)[0]
 
 
-@pytest.mark.parametrize("patch", CHANGES + SCHEDULES, ids=lambda patch: "-".join(map(str, patch[1:2])))
+@pytest.mark.parametrize(
+    "patch", CHANGES + SCHEDULES, ids=lambda patch: "-".join(map(str, patch[1:2]))
+)
 def test_what_works_changes_the_film(small: Small, plain: torch.Tensor, patch: Patch) -> None:
     film = one_clip(small, patched(small.model, patch))
     assert film.isfinite().all()
