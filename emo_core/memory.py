@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from .audio import SAMPLE_RATE, AudioEncoder, stretch_rows
+from .audio import AudioEncoder, stretch_rows
 from .config import EMOConfig
 from .live_bytes import LiveBytes, bytes_of
 from .model import EMO, ClipInputs
@@ -25,6 +25,7 @@ from .reference import halved
 from .sampling import Guidance, predict
 from .vae import AutoencoderKL, decode_in_parts
 from .vae_config import VAEConfig
+from .waveform import SAMPLE_RATE
 
 # The first part that occurs in a name says whose weight it is.
 _PARTS = (

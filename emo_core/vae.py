@@ -258,7 +258,7 @@ def decode_in_parts(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     as busy as sixteen.
     """
     height, width = (side * vae.config.factor for side in latents.shape[-2:])
-    parts = latents.split(max(_PIXELS_AT_ONCE // (height * width), 1))
+    parts = torch.split(latents, max(_PIXELS_AT_ONCE // (height * width), 1))
     return torch.cat([vae.decode(part).float() for part in parts])
 
 
