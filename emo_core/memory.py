@@ -7,7 +7,7 @@ the allocator's rounding, CUDA itself) is not in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,7 +124,7 @@ def _run(
             "VAE decodes and encodes the motion frames",
             lambda: vae.encode(vae.decode(before[0]))[None],
         )
-    inputs = _inputs(config, size, latents.shape[-2:], empty)
+    inputs = empty_inputs(config, size, latents.shape[-2:], empty)
     portrait = stage(
         "ReferenceNet sees the portrait", lambda: model.encode_portrait(latents, inputs.face)
     )
@@ -157,10 +157,17 @@ def _hearing(encoder: AudioEncoder, seconds: int, frame_rate: int) -> int:
     return peak
 
 
-def _inputs(
-    config: EMOConfig, size: Size, cells: torch.Size, empty: Callable[..., Tensor]
+def empty_inputs(
+    config: EMOConfig, size: Size, cells: Sequence[int], empty: Callable[..., Tensor]
 ) -> ClipInputs:
-    """A clip's inputs without numbers."""
+    """A clip's inputs without numbers.
+
+    Args:
+        config: the model.
+        size: rows and columns of the film.
+        cells: those of its latents.
+        empty: makes a tensor of a shape.
+    """
     audio, frames = config.audio, config.temporal.num_frames
     face, speed = None, None
     masks: tuple[Tensor, ...] = ()
