@@ -18,9 +18,10 @@ from torch.nn import functional
 from .attention import Build, KeyValue, RelativePositions, Rows
 from .conditions import Audience, Clip, Conditions
 from .config import EMOConfig
+from .masked_audio import MaskedAudioTransformer
 from .reference import halved
 from .temporal import MotionState, TemporalInputs, TemporalModule, TemporalPositions
-from .transformer import MaskedAudioTransformer, Seen, SpatialInputs, SpatialTransformer
+from .transformer import Seen, SpatialInputs, SpatialTransformer
 from .unet import Spot, Stratum, UNet
 
 

@@ -6,14 +6,13 @@ from small_models import draw, randomise, small_config
 from test_attention import naive_attention
 
 from emo_core.attention import Build, Rows
+from emo_core.masked_audio import MaskedAudioBlock, hear
 from emo_core.transformer import (
-    MaskedAudioBlock,
     Seen,
     SpatialInputs,
     SpatialTransformer,
     TransformerBlock,
     attend_per_frame,
-    hear,
 )
 from emo_core.unet import Spot
 
