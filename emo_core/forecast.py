@@ -1,4 +1,4 @@
-"""What a film will need, counted before it is made: no step is run, and nothing is guessed by name.
+"""What a film will need, counted before anything is sampled.
 
 The networks run once on PyTorch's meta device, where tensors have sizes and no content. Not seen is
 what an operator takes for itself, such as a convolution's workspace, and what the host keeps free.
@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from types import SimpleNamespace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .conditions import Conditions
 from .config import EMOConfig
-from .live_bytes import LiveBytes, bytes_of
-from .model import EMO, ClipInputs
-from .reference import halved
+from .live_bytes import bytes_of
+from .memory import blank_inputs, metered, weights_of
+from .model import EMO
 from .sampling import Guidance, predict
-
-_LAYERS = ("Linear", "Conv1d", "Conv2d", "Embedding")
 
 
 @dataclass(frozen=True)
@@ -95,21 +92,17 @@ def step_bytes(config: EMOConfig, guidance: Guidance, dtype: torch.dtype) -> Ste
         guidance: how many branches run as one batch; the scales do not matter.
         dtype: what the networks compute in and are kept in.
     """
-    operations = SimpleNamespace(
-        **{name: getattr(nn, name) for name in _LAYERS},
-        GroupNorm=_GroupNorm, LayerNorm=_LayerNorm, attend=_attend,
-    )  # fmt: skip
-    side, temporal = config.latent_size, config.temporal
     with torch.no_grad():
-        model = EMO(config, dtype, "meta", operations)
-        conditions = _conditions(model)
+        model = EMO(config, dtype, "meta")
+        # Metered for the sake of norms, which meta is slow at.
+        conditions, _ = metered(lambda: _conditions(model))
         clip = model.denoising_unet.prepare(conditions)
-        shape = (1, temporal.num_frames, config.unet.latent_channels, side, side)
+        side, channels = config.latent_size, config.unet.latent_channels
+        shape = (1, config.temporal.num_frames, channels, side, side)
         latents = torch.empty(shape, device="meta", dtype=dtype)
-        with LiveBytes() as live:
-            predict(model.denoising_unet, latents, 999, clip, guidance)
-        weights = sum(parameter.nbytes for parameter in model.parameters())
-        return StepBytes(weights, bytes_of([conditions, clip]), live.peak)
+        _, work = metered(lambda: predict(model.denoising_unet, latents, 999, clip, guidance))
+        weights = sum(weights_of(model).values())
+        return StepBytes(weights, bytes_of([conditions, clip]), work)
 
 
 def forecast(config: EMOConfig, step: StepBytes, num_frames: int, clips_to_sample: int) -> Forecast:
@@ -165,48 +158,16 @@ def what_does_not_fit(needs: Forecast, room: Room) -> list[str]:
 
 def _conditions(model: EMO) -> Conditions:
     """Of a clip in the middle of a film, on the meta device."""
-    config, audio = model.config, model.config.audio
-    side, size, frames = config.latent_size, config.picture_size, config.temporal.num_frames
-    channels, levels = config.unet.latent_channels, len(config.unet.widths)
-    dtype = next(model.parameters()).dtype
+    config, dtype = model.config, next(model.parameters()).dtype
+    channels, side, size = config.unet.latent_channels, config.latent_size, config.picture_size
 
-    def sized(*shape: int) -> Tensor:
+    def empty(*shape: int) -> Tensor:
         return torch.empty(shape, device="meta", dtype=dtype)
 
-    speed: Tensor | None = None
-    masks: tuple[Tensor, ...] = ()
-    if config.speed is not None:
-        speed = sized(1, frames, 2 * config.speed.window + 1)
-    if audio.attention == "masked3":
-        masks = tuple(sized(3, halved(side, level), halved(side, level)) for level in range(levels))
-    inputs = ClipInputs(
-        sized(1, frames, 2 * audio.window + 1, audio.num_layers, audio.layer_width),
-        sized(1, config.locator.in_channels, size, size), speed, masks=masks,
-    )  # fmt: skip
-    portrait = model.encode_portrait(sized(1, channels, side, side))
-    motion = model.encode_motion(sized(1, config.temporal.num_motion_frames, channels, side, side))
-    return model.conditions(portrait, motion, inputs)
-
-
-class _GroupNorm(nn.GroupNorm):
-    """The size of what it gives; meta's own is made of small operators in Python, and slow."""
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return torch.empty_like(hidden_states)
-
-
-class _LayerNorm(nn.LayerNorm):
-    """See _GroupNorm."""
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return torch.empty_like(hidden_states)
-
-
-def _attend(
-    query: Tensor, key: Tensor, value: Tensor, num_heads: int, bias: Tensor | None = None
-) -> Tensor:
-    """The size of what attend() gives; meta lays out all products, which no backend does."""
-    return torch.empty_like(query)
+    inputs = blank_inputs(config, (size, size), torch.Size((side, side)), empty)
+    portrait = model.encode_portrait(empty(1, channels, side, side), inputs.face)
+    before = empty(1, config.temporal.num_motion_frames, channels, side, side)
+    return model.conditions(portrait, model.encode_motion(before, inputs.face), inputs)
 
 
 def _size(count: int) -> str:

@@ -118,7 +118,7 @@ def _run(
             "VAE decodes and encodes the motion frames",
             lambda: vae.encode(vae.decode(before[0]))[None],
         )
-    inputs = _inputs(config, size, latents.shape[-2:], empty)
+    inputs = blank_inputs(config, size, latents.shape[-2:], empty)
     portrait = stage(
         "ReferenceNet sees the portrait", lambda: model.encode_portrait(latents, inputs.face)
     )
@@ -142,10 +142,17 @@ def _run(
     return kept, work
 
 
-def _inputs(
+def blank_inputs(
     config: EMOConfig, size: Size, cells: torch.Size, empty: Callable[..., Tensor]
 ) -> ClipInputs:
-    """A clip's inputs without numbers."""
+    """A clip's inputs without numbers.
+
+    Args:
+        config: the model.
+        size: rows and columns of the film.
+        cells: rows and columns of its latents.
+        empty: makes a tensor of a shape on the meta device.
+    """
     audio, frames = config.audio, config.temporal.num_frames
     face, speed = None, None
     masks: tuple[Tensor, ...] = ()
