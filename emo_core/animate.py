@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from importlib.metadata import version
@@ -20,6 +21,7 @@ from .devices import dtype_for, find_device
 from .existing import existing_film, region_of_latents
 from .film import Material, decode, film_from, film_noise, hand_over, own_vae
 from .film_size import film_size
+from .films import FilmFacts
 from .generate import Film, HandOver, generate
 from .given import Given
 from .hand_over import Greyed
@@ -49,12 +51,14 @@ class Step:
         total: steps of the whole film.
         clip: the clip at work, 1 for the first.
         clips: clips of the film.
+        found: steps of clips that were kept from before, among those that are done.
     """
 
     done: int
     total: int
     clip: int
     clips: int
+    found: int = 0
 
 
 Progress = Callable[[Step], None]
@@ -143,8 +147,11 @@ def animate(request: AnimateRequest, progress: Progress | None = None) -> Animat
         onward = hand_over(checkpoint, Greyed(shown, film.region, noise))
         kept = _kept(request, checkpoint, film, report, meter)
         parts = (film, plans, onward, noise)
+        if kept is not None:
+            kept.expect(plans, _facts(checkpoint, report))
         latents = _latents(request, checkpoint, parts, report, meter, kept)
-        _write(request, checkpoint, material, (plans, latents), report)
+        with _what_is_kept(kept, report):
+            _write(request, checkpoint, material, (plans, latents), report)
     return report if kept is None else replace(report, reused=kept.found)
 
 
@@ -262,19 +269,22 @@ class _Meter:
     """Counts the steps of all clips, those of kept ones too."""
 
     def __init__(self, report: AnimateReport, progress: Progress | None) -> None:
-        self._report, self._progress, self._done = report, progress, 0
+        self._report, self._progress = report, progress
+        self._done = self._found = 0
 
     def on_step(self, _step: int, _latents: Tensor) -> None:
         self._advance(1)
 
     def on_found(self, _plan: ClipPlan) -> None:
+        self._found += self._report.steps
         self._advance(self._report.steps)
 
     def _advance(self, steps: int) -> None:
         self._done += steps
         if self._progress is not None:
             clips, each = self._report.clips, self._report.steps
-            self._progress(Step(self._done, clips * each, -(-self._done // each), clips))
+            clip = -(-self._done // each)
+            self._progress(Step(self._done, clips * each, clip, clips, self._found))
 
 
 def _kept(
@@ -310,6 +320,30 @@ def _kept(
     return KeptClips(
         store, film_key(constants), tracks_of(film, checkpoint.config), on_found=meter.on_found
     )
+
+
+def _facts(checkpoint: Checkpoint, report: AnimateReport) -> FilmFacts:
+    """What is to be known of the film that is kept; its latents are as the model sees them."""
+    config = checkpoint.config
+    notes = {"seed": report.seed, "steps": report.steps, "cfg": report.cfg}
+    return FilmFacts(
+        config.name, Fraction(report.fps), config.unet.latent_channels,
+        own_vae(checkpoint).config.scaling_factor, notes,
+    )  # fmt: skip
+
+
+@contextmanager
+def _what_is_kept(kept: KeptClips | None, report: AnimateReport) -> Iterator[None]:
+    """Whatever ends the work early, say what is not lost."""
+    try:
+        yield
+    except BaseException:
+        if kept is not None and kept.stored:
+            logger.info(
+                "%d of %d clips are kept in %s: the same command goes on from there",
+                kept.stored, report.clips, kept.folder,
+            )  # fmt: skip
+        raise
 
 
 def _way_on(request: AnimateRequest, checkpoint: Checkpoint) -> str:

@@ -285,7 +285,10 @@ def _progress(quiet: bool) -> Iterator[Callable[[Any], None]]:
     def advance(step: Any) -> None:
         nonlocal bar
         if bar is None:
-            bar = tqdm(total=step.total, unit="step", disable=quiet, ascii=True, file=sys.stderr)
+            bar = tqdm(total=step.total, unit="step", disable=quiet, ascii=True, file=sys.stderr,
+                       smoothing=0)
+        # What was kept from before took no time, and tells nothing of the time that is left.
+        bar.initial = step.found
         bar.set_description(f"clip {step.clip}/{step.clips}", refresh=False)
         bar.update(step.done - bar.n)
 

@@ -94,6 +94,7 @@ class KeptClips:
     Attributes:
         found: clips that were there.
         made: clips that were not.
+        stored: clips that are in the store now.
         folder: of the store.
     """
 
@@ -105,7 +106,7 @@ class KeptClips:
         motion: Tensor | None = None,
         on_found: Callable[[ClipPlan], None] | None = None,
     ) -> None:
-        self.found = self.made = 0
+        self.found = self.made = self.stored = 0
         self.folder = store.folder
         self._store, self._film, self._tracks, self._motion = store, film, tracks, motion
         self._key: str | None = None
@@ -146,6 +147,7 @@ class KeptClips:
             self.made += 1
             return None
         self.found += 1
+        self.stored += 1
         self._kept_on(self._note_film)
         if self._on_found is not None:
             self._on_found(plan)
@@ -160,6 +162,7 @@ class KeptClips:
             raise ValueError(f"clip {plan.index} was put before it was asked for; call get() first")
         key, about = self._key, {"clip": plan.index, "first": plan.first}
         self._kept_on(lambda: self._store.put(key, latents, about))
+        self.stored += self._writable
         self._kept_on(self._note_film)
 
     def _note_film(self) -> None:

@@ -23,11 +23,12 @@ from emo_core import cli
 from emo_core.animate import Step, animate
 from emo_core.animate_request import AnimateRequest
 from emo_core.clips import ClipPlan, plan_clips
+from emo_core.films import open_film
 from emo_core.generate import Film, HandOver, generate
 from emo_core.kept import KeptClips, open_store, tracks_of, user_folder
 from emo_core.model import EMO
 from emo_core.sampling import Guidance, make_sampler
-from emo_core.store import ClipStore
+from emo_core.store import ClipStore, known_films
 from emo_core.video import VideoWriter
 
 ROOT = Path(__file__).parents[2]
@@ -267,8 +268,8 @@ def test_a_sound_that_changes_later_is_sampled_from_there(
     assert "3 of 3 clips kept" in out and back == before
 
 
-def test_ctrl_c_keeps_the_finished_clips(
-    checkpoint: Path, portrait: Path, sound: Path, tmp_path: Path
+def test_ctrl_c_keeps_the_finished_clips_and_says_so(
+    checkpoint: Path, portrait: Path, sound: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     request = AnimateRequest(
         portrait, sound, tmp_path / "film.mp4", str(checkpoint), device="cpu",
@@ -280,12 +281,19 @@ def test_ctrl_c_keeps_the_finished_clips(
         if step.done == 5:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with caplog.at_level(logging.INFO), pytest.raises(KeyboardInterrupt):
         animate(request, stop)
+    said = f"2 of 3 clips are kept in {tmp_path / 'mine'}: the same command goes on from there"
+    assert caplog.messages[-1] == said
+    (name,) = known_films(tmp_path / "mine")
+    unfinished = open_film(tmp_path / "mine", name)
+    assert (unfinished.clips, len(unfinished.frames), unfinished.finished) == (2, 8, False)
+    assert unfinished.film.notes["steps"] == 2 and sum(unfinished.film.kept) == 11
     assert animate(request, seen.append).reused == 2
     # What was found advances the bar at once, by all steps of a clip.
     assert [step.done for step in seen] == [2, 4, 5, 6]
     assert [step.clip for step in seen] == [1, 2, 3, 3]
+    assert [step.found for step in seen] == [2, 4, 4, 4]
 
 
 def full_disk(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
