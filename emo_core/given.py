@@ -46,7 +46,9 @@ class Given:
 
     def hold(self, latents: Tensor, noise: Tensor, left: Tensor) -> Tensor:
         """What is being sampled, with what stays in its place, before a step."""
-        return self._blend(latents, self.noised(noise, left))
+        if self.mask is None:
+            return latents
+        return latents * self.mask + self.noised(noise, left) * (1 - self.mask)
 
     def lead(self, prediction: Tensor, latents: Tensor, left: Tensor, kind: str) -> Tensor:
         """A prediction blended with the one that would give exactly these latents.
@@ -57,22 +59,19 @@ class Given:
             left: share of the signal's variance there.
             kind: "epsilon" or "v_prediction".
         """
+        if self.mask is None:
+            return prediction
         a, b = _root(left), _root(1 - left)
         wanted = (latents - a * self.latents) / b
         if kind == "v_prediction":
             wanted = a * wanted - b * self.latents
-        return self._blend(prediction, wanted)
+        return prediction * self.mask + wanted * (1 - self.mask)
 
     def settle(self, latents: Tensor) -> Tensor:
         """What was sampled, and where nothing was to be made exactly what was given."""
         if self.mask is None:
             return latents
         return torch.where(self.mask == 0, self.latents, latents)
-
-    def _blend(self, made: Tensor, given: Tensor) -> Tensor:
-        if self.mask is None:
-            return made
-        return made * self.mask + given * (1 - self.mask)
 
 
 def _root(share: Tensor) -> float:

@@ -108,9 +108,10 @@ def sound_levels(
     Returns:
         (F,) int64: the number of binary digits of the mean power of 16-bit samples.
     """
-    mono = waveform.float().mean(0) if waveform.ndim == 2 else waveform.float()
+    mono = waveform.cpu().float()
+    mono = mono.mean(0) if mono.ndim == 2 else mono
     power = (mono.clamp(-1, 1) * _FULL_SCALE).round().long().square().cumsum(0)
-    power = torch.cat([power.new_zeros(1), power.cpu()])
+    power = torch.cat([power.new_zeros(1), power])
     rate = Fraction(frame_rate)
     # Frame f has the samples from f * sample_rate / fps on, rounded down.
     starts = torch.arange(num_frames + 1) * (sample_rate * rate.denominator) // rate.numerator

@@ -72,6 +72,27 @@ def test_animate_reports_as_json(emo: Emo, plain: dict[str, object]) -> None:
     assert err.count("\n") == 1
 
 
+def test_a_film_is_voiced_anew_with_other_joins(
+    emo: Emo, plain: dict[str, object], tmp_path: Path
+) -> None:
+    assert emo(*words(plain, seed=5))[0] == 0
+    film, kept = plain["-o"], tmp_path / "clips"
+    changes = {"output": tmp_path / "anew.mp4", "film": film, "joins": "overlap", "lock": "weak",
+               "denoise": 0.5, "clips": kept}  # fmt: skip
+    code, out, _ = emo(*words(plain, **changes), "--only-region", "--json", "--quiet")
+    first = json.loads(out)
+    assert (code, first["frames"], first["reused"]) == (0, 11, 0)
+    # Four frames a clip, of which the next shares one.
+    assert first["clips"] == 4
+    again = emo(*words(plain, **changes), "--only-region", "--json", "--quiet")
+    assert json.loads(again[1])["reused"] == 4
+    for name, value in (("joins", "quiet"), ("lock", "off"), ("denoise", 0.6)):
+        _, out, _ = emo(*words(plain, **{**changes, name: value}), "--only-region", "--json")
+        assert json.loads(out)["reused"] == (1 if name == "joins" else 0)
+    code, _, err = emo(*words(plain, **{**changes, "film": plain["sound"]}))
+    assert code == 2 and "has no pictures; give a film" in err
+
+
 BAD = [
     ({"portrait": "no.png"}, "the portrait .*no.png does not exist"),
     ({"portrait": "text.txt"}, "is not a picture"),

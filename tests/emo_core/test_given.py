@@ -129,8 +129,8 @@ def test_a_prediction_that_leads_to_latents_gives_them() -> None:
     a, b = left.sqrt(), (1 - left).sqrt()
     zero = torch.zeros(SHAPE)
     eps, v = (there.lead(zero, x, left, kind) for kind in ("epsilon", "v_prediction"))
-    torch.testing.assert_close((x - b * eps) / a, there.latents.double(), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(a * x - b * v, there.latents.double(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close((x - b * eps) / a, there.latents, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(a * x - b * v, there.latents, rtol=1e-5, atol=1e-5)
 
 
 def test_the_schedules_last_part() -> None:
