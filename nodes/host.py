@@ -29,6 +29,7 @@ from ..emo_core.config import EMOConfig
 from ..emo_core.denoiser import Denoiser
 from ..emo_core.sampling import alphas_cumprod
 from .conds import Branches, ClipCond
+from .lora_names import CoreModelPatcher, EMOPatcher, describe_blocks, own_names
 from .patches import check_cond, check_model, check_options, runs_apart
 
 logger = logging.getLogger(__name__)
@@ -120,9 +121,7 @@ def place_for(num_parameters: int, dtype: torch.dtype | None = None) -> Place:
 
 def patcher(module: nn.Module, place: Place) -> comfy.model_patcher.ModelPatcher:
     """A module in the host's core patcher, so that it is loaded and offloaded like all others."""
-    kind = getattr(
-        comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher
-    )  # newer hosts load weights as they are used, through a patcher of another name
+    kind = EMOPatcher if isinstance(module, EMOModel) else CoreModelPatcher
     return kind(module, load_device=place.load_device, offload_device=place.offload_device)
 
 
@@ -241,9 +240,9 @@ class EMOModel(comfy.model_base.BaseModel):
         self, config: EMOConfig, latent_format: comfy.latent_formats.LatentFormat, place: Place
     ) -> None:
         host = comfy.supported_models_base.BASE(
-            # The width is what FreeU and its like ask for.
-            {"disable_unet_model_creation": True, "model_channels": config.unet.widths[0]}
+            {"disable_unet_model_creation": True, **describe_blocks(config.unet)}
         )
+        self.own_names = own_names(host.unet_config)
         host.latent_format = latent_format
         host.set_inference_dtype(place.dtype, place.manual_cast)
         kinds = comfy.model_base.ModelType

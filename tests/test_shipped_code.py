@@ -70,6 +70,7 @@ HOST_IMPORTS: dict[str, set[str]] = {
         "comfy.patcher_extension",
         "folder_paths",
     },
+    "nodes/lora_names.py": {"comfy.model_patcher", "comfy.utils"},
     "nodes/output.py": {"comfy.utils", "folder_paths"},
     "nodes/paste_back.py": {"comfy.utils", "comfy_execution.graph_utils", "folder_paths"},
     "nodes/region.py": {"comfy.model_management"},
