@@ -72,7 +72,7 @@ def decide(path: Path, variant: Variant) -> tuple[str, str]:
     for what, name in (("file", path.stem), ("folder", path.absolute().parent.name)):
         if "hallo2" in name.lower().replace("_", "").replace("-", ""):
             return "hallo2", f"its {what} is called {name}"
-    return "hallo", "nothing about it says hallo2"
+    return "hallo", "nothing about it says hallo2 (if it is Hallo2's, choose the variant hallo2)"
 
 
 def with_variant(config: EMOConfig, variant: Variant) -> EMOConfig:

@@ -42,9 +42,11 @@ def published() -> dict[str, Tensor]:
 
 
 def thinned(tensor: Tensor, most: int = 8192) -> Tensor:
-    """Numbers of a tensor at equal distances, `most` of them at most."""
+    """Numbers of a tensor at equal distances, `most` of them at most.
+
+    The distance is odd, so that every row, column and channel has its turn.
+    """
     flat = tensor.flatten()
-    # An odd distance, so that every row, column and channel has its turn.
     return flat[:: -(-len(flat) // most) | 1] if len(flat) > most else flat
 
 

@@ -21,6 +21,8 @@ from emo_core.model import EMO
 from emo_core.weight_files import WeightFile
 from emo_core.weights import load_model, open_checkpoint
 
+UNMARKED = "nothing about it says hallo2 (if it is Hallo2's, choose the variant hallo2)"
+
 
 @pytest.fixture(scope="module")
 def state() -> dict[str, Tensor]:
@@ -85,7 +87,7 @@ def test_a_configuration_in_the_header_wins(tmp_path: Path, state: dict[str, Ten
 @pytest.mark.parametrize(
     ("path", "variant", "taken", "reason"),
     [
-        ("a/hallo/net.pth", "auto", "hallo", "nothing about it says hallo2"),
+        ("a/hallo/net.pth", "auto", "hallo", UNMARKED),
         ("a/hallo2/net.pth", "auto", "hallo2", "its folder is called hallo2"),
         ("a/Hallo-2/net.pth", "auto", "hallo2", "its folder is called Hallo-2"),
         ("a/hallo/Hallo2_net.pth", "auto", "hallo2", "its file is called Hallo2_net"),
