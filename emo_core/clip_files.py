@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,12 +107,12 @@ def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
     return []
 
 
-def evict(files: list[KeptFile], newest: Path, max_bytes: int) -> int:
+def evict(files: list[KeptFile], stay: Callable[[Path], bool], max_bytes: int) -> int:
     """Remove the files that were not used for longest; gives the bytes that are left.
 
     Args:
         files: all of them.
-        newest: stays, and so does what was used in the last minute.
+        stay: whether a file stays in any case, as does what was used in the last minute.
         max_bytes: what they may take together.
     """
     total, now = sum(file.size for file in files), time.time()
@@ -122,7 +122,7 @@ def evict(files: list[KeptFile], newest: Path, max_bytes: int) -> int:
             break
         # A file of a clock that runs ahead must not stay for ever, so the distance counts.
         young = abs(now - file.used) < _YOUNG_SECONDS
-        if not young and file.path != newest and file.remove():
+        if not young and not stay(file.path) and file.remove():
             total -= file.size
     return total
 

@@ -130,6 +130,7 @@ class KeptClips:
         plans = list(plans)
         keys = list(clip_keys(self._film, self._tracks, plans, self._motion))
         self._expected = {plan.index: key for plan, key in zip(plans, keys, strict=True)}
+        self._store.hold(keys)
         if facts is not None:
             self._manifest = facts.manifest(keys, [plan.kept for plan in plans])
         return sum(self._store.has(key) for key in keys)

@@ -15,6 +15,8 @@ from torch import Tensor
 IN_MEMORY = 1 << 24
 """Bytes up to which frames stay in memory: ten seconds of latents at 512x512."""
 
+_PIECE = 1 << 20
+
 logger = logging.getLogger(__name__)
 
 
@@ -101,9 +103,27 @@ class Spool:
         """The frames in the file, or nothing."""
         if self._file is None or self._kind is None:
             return []
-        # Copy on write: other packs change tensors in place, and a read-only page ends the process.
-        content = mmap.mmap(self._file.fileno(), self._written, access=mmap.ACCESS_COPY)
+        content: mmap.mmap | bytearray
+        try:
+            # Copy on write: others change tensors in place, and a read-only page ends the process.
+            content = mmap.mmap(self._file.fileno(), self._written, access=mmap.ACCESS_COPY)
+        except OSError as error:
+            logger.warning(
+                "the film's latents in the folder %s cannot be mapped (%s) and are read into the "
+                "memory; choose a folder on a drive of this computer", self._folder,
+                error.strerror or error,
+            )  # fmt: skip
+            content = self._content()
         dtype, shape = self._kind
         count = self._written // dtype.itemsize
         frames = torch.frombuffer(content, dtype=dtype, count=count)
         return [frames.view(count // math.prod(shape), *shape)]
+
+    def _content(self) -> bytearray:
+        assert self._file is not None
+        self._file.seek(0)
+        content = bytearray()
+        while len(content) < self._written:
+            content += self._file.read(min(_PIECE, self._written - len(content)))
+        self._file.seek(self._written)
+        return content

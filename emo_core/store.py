@@ -68,9 +68,9 @@ class ClipStore:
 
     Args:
         folder: is made if it does not exist; on any drive.
-        max_bytes: what its files may take together. It is exceeded by the newest file and by
-            files used in the last 60 s, which other processes may be about to use, and by a
-            sixteenth for each further process that writes into the folder.
+        max_bytes: what its files may take together. It is exceeded by the newest file, by clips
+            that are held, by files used in the last 60 s, which other processes may be about to
+            use, and by a sixteenth for each further process that writes into the folder.
 
     Raises:
         OSError: if the folder cannot be made.
@@ -82,6 +82,7 @@ class ClipStore:
             raise ValueError(f"a store needs room for at least 1 byte, got {max_bytes}")
         self.folder, self.max_bytes = folder, max_bytes
         self._before_listing = 0
+        self._held: frozenset[Path] = frozenset()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -91,6 +92,13 @@ class ClipStore:
         for file in files_of(folder, _PARTIAL_FILE):
             if abs(time.time() - file.used) > _LEFT_OVER_SECONDS:
                 file.remove()
+
+    def hold(self, keys: Iterable[str]) -> None:
+        """Clips that stay whatever the bound: those of the film at work, in place of any before.
+
+        A film larger than the bound would otherwise lose its begin before its end is made.
+        """
+        self._held = frozenset(self._clip_path(key) for key in keys)
 
     def check_writable(self) -> None:
         """Raise put()'s OSError before any work is done, if a small file cannot be written."""
@@ -248,5 +256,8 @@ class ClipStore:
         files = list(files_of(self.folder, _KEPT_FILE))
         total, share = sum(file.size for file in files), self.max_bytes // _LISTING_SHARE
         if total > self.max_bytes:
-            total = evict(files, newest, self.max_bytes - share)
-        self._before_listing = min(share, self.max_bytes - total)
+            aim = self.max_bytes - share
+            total = evict(files, lambda path: path == newest or path in self._held, aim)
+        # Where a film is larger than the bound, the folder is not listed for every clip either.
+        left = self.max_bytes - total
+        self._before_listing = min(share, left) if left > 0 or not self._held else share

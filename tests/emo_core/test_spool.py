@@ -108,6 +108,23 @@ def test_a_full_disk_costs_memory_and_no_frame(
     assert "No space left on device" in said and str(tmp_path) in said
 
 
+def test_a_drive_that_maps_nothing_costs_memory_and_no_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As some network drives do."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(19, "No such device")
+
+    monkeypatch.setattr(module.mmap, "mmap", refused)
+    monkeypatch.setattr(module, "_PIECE", 1000)
+    with Spool(tmp_path, 0) as spool:
+        for seed in range(3):
+            spool.append(clip(seed))
+            assert torch.equal(spool.frames(), torch.cat([clip(k) for k in range(seed + 1)]))
+    assert "cannot be mapped (No such device)" in caplog.text
+
+
 def test_a_file_in_the_folders_place_costs_memory_and_no_frame(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

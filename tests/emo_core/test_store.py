@@ -273,6 +273,21 @@ def test_what_is_young_or_newest_stays(tmp_path: Path) -> None:
     assert store.get(key_of(4)) is not None
 
 
+def test_the_film_at_work_is_kept_whole_whatever_the_bound(store: ClipStore) -> None:
+    """Or a long film's begin would go before its end is made, and be sampled again for ever."""
+    size = fill(store, range(6))
+    small = ClipStore(store.folder, 4 * size)
+    small.hold(key_of(name) for name in range(3, 20))
+    for name in range(6, 20):
+        small.put(key_of(name), clip(name), {})
+        age(path_of(store, name), 5000 - 100 * name)
+    assert [name for name in range(20) if path_of(store, name).exists()] == list(range(3, 20))
+    # The next film takes the room.
+    small.hold([key_of(30)])
+    small.put(key_of(30), clip(30), {})
+    assert small.usage().num_bytes <= 4 * size and path_of(store, 30).exists()
+
+
 def test_what_was_set_aside_goes_before_any_clip(store: ClipStore) -> None:
     size = fill(store, range(6))
     damaged = Path(f"{path_of(store, 5)}.damaged")
@@ -348,6 +363,27 @@ def test_the_folder_is_not_listed_for_every_clip(
         if name == 0:
             first = listed
     assert listed == first
+
+
+def test_a_film_larger_than_the_bound_is_not_listed_for_every_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ClipStore(tmp_path, 16 * 10_000)
+    store.hold(key_of(name) for name in range(300))
+    listed, scandir = 0, os.scandir
+
+    def counted(folder: Path):
+        nonlocal listed
+        listed += Path(folder) == tmp_path
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", counted)
+    for name in range(300):
+        store.put(key_of(name), clip(name, frames=1), {})
+        age(path_of(store, name), 100)
+    # A sixteenth of the bound is some eight clips.
+    assert store.usage().num_clips == 300
+    assert listed < 300 / 5
 
 
 @posix
