@@ -69,6 +69,7 @@ FIGURES: Mapping[str, tuple[str, str]] = {
     "identity_error": ("identity error", ".3f"),
     "colour_error": ("colour error of the last 5 s, of 255", ".2f"),
     "openness_r": ("openness r", ".3f"),
+    "clips": ("clips per second of film", ".2f"),
     "cost": ("seconds per second of film", ".2f"),
 }
 """What is measured of a film, how its column is called, and its format.
@@ -159,6 +160,7 @@ class _Watch:
             "identity_error": float(errors.mean()),
             "colour_error": float(end.mean()) * 255,
             "openness_r": pearson(read.mouth[:count, 0], truth.truth.mouth[:count, 0]),
+            "clips": len(self._read) / truth.seconds,
         }
 
 
@@ -209,7 +211,7 @@ def joins_table(found: Mapping[str, Sequence[Measured]], seconds: float) -> str:
 
 
 def _mean(films: Sequence[Measured], name: str) -> float:
-    known = [one.film[name] for one in films if not math.isnan(one.film[name])]
+    known = [one.film[name] for one in films if not math.isnan(one.film.get(name, math.nan))]
     return sum(known) / len(known) if known else math.nan
 
 

@@ -10,6 +10,7 @@ import torch
 
 from emo_core.clips import plan_clips
 from emo_core.training.bench import Measured
+from emo_core.training.identities import make_identity
 from emo_core.training.join_films import (
     FIGURES,
     OPTIONS,
@@ -20,7 +21,6 @@ from emo_core.training.join_films import (
     measure_joins,
 )
 from emo_core.training.journal import Journal, Origin
-from emo_core.training.meter_check import gallery
 from emo_core.training.meter_training import new_meter
 from emo_core.training.meters import PuppetMeter
 from emo_core.training.readings import SCALARS
@@ -39,7 +39,7 @@ def utterance(seed: int) -> Utterance:
 @pytest.fixture(scope="module")
 def meter() -> PuppetMeter:
     torch.manual_seed(0)
-    people = gallery(20)
+    people = torch.stack([make_identity(seed).numbers for seed in range(20)])
     return new_meter(torch.cat([torch.rand(20, len(SCALARS)), people], 1)).eval()
 
 
@@ -55,6 +55,7 @@ def test_jumps_are_counted_where_clips_meet(meter: PuppetMeter) -> None:
     assert figures["join_jump"] == pytest.approx(0.03 * 255, rel=1e-3)
     assert figures["join_ratio"] == pytest.approx(3, rel=1e-3)
     assert figures["colour_error"] == pytest.approx(255 * float((0.5 - bright).abs().mean()), 1e-3)
+    assert figures["clips"] == pytest.approx(4 / 0.6)
     read = meter.read(frames)
     errors = meter.identity_error(read.identity, truth.identity.numbers)
     assert figures["identity_error"] == pytest.approx(float(errors.mean()), rel=1e-4)
