@@ -97,8 +97,8 @@ class Graph:
         heard = self.add("LoadAudioEmbedding", example, loader, duration=seconds)
         region, speed = self.add("FaceLocatorMask", example), self.add("SpeedBuckets")
         reference = self.add("ReferenceNetEncode", example, loader)
-        # What would continue another film, or voice it anew, stays open.
-        apart = {"motion_frames": None, "motion_images": None, "existing_film": None}
+        # What would continue another film or voice it anew stays open.
+        apart = dict.fromkeys(("motion_frames", "motion_images", "existing_film", "lips"))
         film = self.add("MotionFrameLooper", loader, reference, heard, region, speed,
                         **(apart | looper))  # fmt: skip
         video = self.add("EMODecodeVideo", film, loader, heard)

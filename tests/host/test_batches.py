@@ -32,8 +32,8 @@ def film(graph: Graph, portrait: Node, name: str, seed: int) -> None:
     heard = graph.add("LoadAudioEmbedding", graph.add("EMOExampleInputs"), loader, duration=0.4)
     reference = graph.add("ReferenceNetEncode", portrait, loader)
     looper = graph.add("MotionFrameLooper", loader, heard, reference=reference.out("EMO_REFERENCE"),
-                       motion_frames=None, motion_images=None, steps=1, seed=seed,
-                       keep_clips=False)  # fmt: skip
+                       motion_frames=None, motion_images=None, existing_film=None, steps=1,
+                       seed=seed, keep_clips=False)  # fmt: skip
     graph.add("SaveLatent", looper, filename_prefix=name)
 
 

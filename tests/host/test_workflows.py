@@ -24,6 +24,7 @@ RUN_HERE = {
     "EMO head speed and face region": (0.72, 0.72),
     "EMO long film": (0.72, 0.72),
     "EMO moving face region": (1.92, 1.92),
+    "EMO new voice for a film": (0.72, 0.72),
     "EMO singing": (0.72, 0.72),
     "EMO sound guidance": (0.72, 0.72),
     "EMO talking portrait": (0.72, 0.72),
