@@ -62,7 +62,7 @@ class EMOHalloNoise(io.ComfyNode):
                     "Hallo2's weights draw more numbers from the stream than Hallo's.",
                 ),
                 io.Int.Input(
-                    "seed", default=_PUBLISHED_SEED, min=0, max=0xFFFFFFFFFFFFFFFF,
+                    "stream_seed", default=_PUBLISHED_SEED, min=0, max=0xFFFFFFFFFFFFFFFF,
                     tooltip="Seed of the stream, 0 to 2^64-1; Hallo's own program uses 42, another "
                     "number is another take.",
                 ),
@@ -82,8 +82,8 @@ class EMOHalloNoise(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model: Any, seed: int, clip_index: int) -> io.NodeOutput:
+    def execute(cls, model: Any, stream_seed: int, clip_index: int) -> io.NodeOutput:
         """Make it."""
         config = parts_of(model).config
         greyed = config.latent_factor if config.temporal.motion_mask else None
-        return io.NodeOutput(HalloNoise(seed, clip_index, greyed))
+        return io.NodeOutput(HalloNoise(stream_seed, clip_index, greyed))

@@ -208,7 +208,7 @@ def test_the_noise_of_a_clip_for_core_samplers(weights: Hallo) -> None:
     greys = weights.alone.config.temporal.motion_mask > 0
     stream = StreamNoise(7, shape, (128, 128) if greys else None)
     for index in (0, 2):
-        (noise,) = run(node, model=weights.model, seed=7, clip_index=index)
+        (noise,) = run(node, model=weights.model, stream_seed=7, clip_index=index)
         drawn = noise.generate_noise({"samples": torch.zeros(shape)})
         assert torch.equal(drawn, stream.latents(index, shape))
 
