@@ -3,98 +3,31 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from fractions import Fraction
-from importlib.metadata import version
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from .animate_request import AnimateRequest, check_request
-from .clip_keys import FilmConstants, file_digest, film_key
-from .clips import ClipPlan, Noise
 from .complete import complete
 from .conditions import EVEN_MOTION
 from .devices import dtype_for, find_device
 from .existing import existing_film, region_of_latents
-from .film import Material, decode, film_from, film_noise, hand_over, own_vae
+from .film import Material, film_from, own_vae
 from .film_size import film_size
-from .films import FilmFacts
-from .generate import Film, HandOver, generate
+from .generate import Film
 from .given import Given
-from .hand_over import Greyed
 from .joins import plan_joins
-from .kept import KeptClips, open_store, still_region, tracks_of
-from .lock import locked
 from .pictures import Size, portrait_square, read_picture
 from .rhythm import speed_from_sound
-from .sampling import Guidance, make_sampler
 from .sound_files import read_sound
 from .speed import parse_speed, speed_curve
 from .subject import Subject, cropped_subject, landmark_boxes, read_numbers, stretched_subject
-from .vae_files import file_in
-from .video import VideoWriter
+from .take import AnimateReport, Progress, Take
 from .waveform import num_frames, trim
-from .weights import Checkpoint, find_checkpoint, load_model
+from .weights import Checkpoint, load_model
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Step:
-    """How far the work is, after a sampling step.
-
-    Attributes:
-        done: steps done, of all clips.
-        total: steps of the whole film.
-        clip: the clip at work, 1 for the first.
-        clips: clips of the film.
-        found: steps of clips that were kept from before, among those that are done.
-    """
-
-    done: int
-    total: int
-    clip: int
-    clips: int
-    found: int = 0
-
-
-Progress = Callable[[Step], None]
-
-
-@dataclass(frozen=True)
-class AnimateReport:
-    """What was made.
-
-    Attributes:
-        output: the film.
-        frames: its frames.
-        fps: frames per second.
-        clips: clips it was sampled in.
-        clip_length: frames of a clip.
-        seed: of the noise.
-        model: name of the model.
-        steps: sampling steps of a clip.
-        cfg: guidance scale.
-        reused: clips that were kept from before and not sampled again.
-        width: of the film, in pixels.
-        height: of the film, in pixels.
-    """
-
-    output: str
-    frames: int
-    fps: int
-    clips: int
-    clip_length: int
-    seed: int
-    model: str
-    steps: int
-    cfg: float
-    reused: int = 0
-    width: int = 0
-    height: int = 0
 
 
 def animate(request: AnimateRequest, progress: Progress | None = None) -> AnimateReport:
@@ -141,18 +74,7 @@ def animate(request: AnimateRequest, progress: Progress | None = None) -> Animat
             "%d frames (%.2f s at %d fps) in %d clips of %d steps",
             report.frames, report.frames / report.fps, report.fps, report.clips, report.steps,
         )  # fmt: skip
-        meter = _Meter(report, progress)
-        noise = film_noise(config, request.seed, request.reproduce, size)
-        shown = subject.picture.to(film.portrait)[None] * 2 - 1
-        onward = hand_over(checkpoint, Greyed(shown, film.region, noise))
-        kept = _kept(request, checkpoint, film, report, meter)
-        parts = (film, plans, onward, noise)
-        if kept is not None:
-            kept.expect(plans, _facts(checkpoint, report))
-        latents = _latents(request, checkpoint, parts, report, meter, kept)
-        with _what_is_kept(kept, report):
-            _write(request, checkpoint, material, (plans, latents), report)
-    return report if kept is None else replace(report, reused=kept.found)
+        return Take(request, checkpoint, material, film, plans, report).make(progress)
 
 
 def _subject(request: AnimateRequest, picture: Tensor, size: Size) -> Subject:
@@ -240,136 +162,3 @@ def _speeds(
     if request.speed.strip() == "sound":
         return speed_from_sound(waveform, sample_rate, count, frame_rate)
     return speed_curve(parse_speed(request.speed), count, frame_rate)
-
-
-def _write(
-    request: AnimateRequest,
-    checkpoint: Checkpoint,
-    material: Material,
-    clips: tuple[list[ClipPlan], Iterator[Tensor]],
-    report: AnimateReport,
-) -> None:
-    """Decode clip after clip as it is sampled, and write it at once."""
-    size, vae = (report.width, report.height), own_vae(checkpoint)
-    plans, made = clips
-    notes = {
-        "software": "EMO Portrait", "model": report.model, "clip_length": report.clip_length,
-        "seed": report.seed, "steps": report.steps, "cfg": report.cfg, "speed": request.speed,
-    }  # fmt: skip
-    if request.joins != "plain":
-        notes["clip_starts"] = [plan.first for plan in plans]
-    sound = (material.waveform, material.sample_rate)
-    with VideoWriter(request.output, Fraction(report.fps), size, sound, notes) as writer:
-        for latents in made:
-            pictures = decode(vae, latents)
-            writer.write((pictures * 255).floor() / 255 if request.reproduce else pictures)
-
-
-class _Meter:
-    """Counts the steps of all clips, those of kept ones too."""
-
-    def __init__(self, report: AnimateReport, progress: Progress | None) -> None:
-        self._report, self._progress = report, progress
-        self._done = self._found = 0
-
-    def on_step(self, _step: int, _latents: Tensor) -> None:
-        self._advance(1)
-
-    def on_found(self, _plan: ClipPlan) -> None:
-        self._found += self._report.steps
-        self._advance(self._report.steps)
-
-    def _advance(self, steps: int) -> None:
-        self._done += steps
-        if self._progress is not None:
-            clips, each = self._report.clips, self._report.steps
-            clip = -(-self._done // each)
-            self._progress(Step(self._done, clips * each, clip, clips, self._found))
-
-
-def _kept(
-    request: AnimateRequest,
-    checkpoint: Checkpoint,
-    film: Film,
-    report: AnimateReport,
-    meter: _Meter,
-) -> KeptClips | None:
-    """The clips of this film that were sampled before."""
-    store = None if request.clips is None else open_store(request.clips, request.clips_limit)
-    if store is None:
-        return None
-    constants = FilmConstants(
-        model=file_digest(find_checkpoint(request.model)),
-        portrait=film.portrait,
-        region=still_region(film),
-        sampler={
-            "solver": request.solver, "steps": report.steps, "cfg": float(report.cfg),
-            "audio_cfg": None if request.audio_cfg is None else float(request.audio_cfg),
-        },
-        noise=f"stream of {request.seed}" if request.reproduce else "clip_noise",
-        dtype=next(checkpoint.model.parameters()).dtype,
-        hand_over=_way_on(request, checkpoint),
-        extra={
-            # Whether a file is Hallo's or Hallo2's is chosen, and no byte of it says so.
-            "config": checkpoint.config.to_json(), "face": film.face, "masks": film.masks,
-            "motion_weights": film.motion_weights,
-            "device": film.portrait.device.type, "torch": torch.__version__,
-            "diffusers": version("diffusers"), "lock": request.lock, "denoise": request.denoise,
-        },
-    )  # fmt: skip
-    return KeptClips(
-        store, film_key(constants), tracks_of(film, checkpoint.config), on_found=meter.on_found
-    )
-
-
-def _facts(checkpoint: Checkpoint, report: AnimateReport) -> FilmFacts:
-    """What is to be known of the film that is kept; its latents are as the model sees them."""
-    config = checkpoint.config
-    notes = {"seed": report.seed, "steps": report.steps, "cfg": report.cfg}
-    return FilmFacts(
-        config.name, Fraction(report.fps), config.unet.latent_channels,
-        own_vae(checkpoint).config.scaling_factor, notes,
-    )  # fmt: skip
-
-
-@contextmanager
-def _what_is_kept(kept: KeptClips | None, report: AnimateReport) -> Iterator[None]:
-    """Whatever ends the work early, say what is not lost."""
-    try:
-        yield
-    except BaseException:
-        if kept is not None and kept.stored:
-            logger.info(
-                "%d of %d clips are kept in %s: the same command goes on from there",
-                kept.stored, report.clips, kept.folder,
-            )  # fmt: skip
-        raise
-
-
-def _way_on(request: AnimateRequest, checkpoint: Checkpoint) -> str:
-    """How motion frames go on; the VAE is in the model's file unless another was given."""
-    way = checkpoint.config.temporal.hand_over
-    if way == "latents" or request.vae is None:
-        return way
-    return f"{way} {file_digest(file_in(request.vae))}"
-
-
-def _latents(
-    request: AnimateRequest,
-    checkpoint: Checkpoint,
-    film_parts: tuple[Film, list[ClipPlan], HandOver | None, Noise],
-    report: AnimateReport,
-    meter: _Meter,
-    kept: KeptClips | None,
-) -> Iterator[Tensor]:
-    """The film's latents, clip by clip."""
-    sample_clip = make_sampler(
-        checkpoint.model.denoising_unet,
-        report.steps,
-        Guidance(report.cfg, request.audio_cfg),
-        request.solver,
-        meter.on_step,
-    )
-    film, plans, onward, noise = film_parts
-    sample = locked(sample_clip, film.portrait, request.lock)
-    return generate(checkpoint.model, film, plans, sample, onward, kept, noise)

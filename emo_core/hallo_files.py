@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from .config import AudioConfig, EMOConfig, LocatorConfig, hallo, hallo2
+from .config import AudioConfig, EMOConfig, LocatorConfig
+from .presets import hallo, hallo2
 from .weight_files import Shapes, WeightFile
 
 Variant = Literal["auto", "hallo", "hallo2"]

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..emo_core.config import EMOConfig, SpeedConfig, emo
+from ..emo_core.config import EMOConfig, SpeedConfig
+from ..emo_core.presets import emo
 from ..emo_core.rhythm import FASTEST, SLOWEST, speed_from_sound
 from ..emo_core.speed import check_speeds, parse_speed, smooth, smooth_keyframes
 from ..emo_core.waveform import num_frames

@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from emo_core.config import AudioConfig, EMOConfig, LocatorConfig, hallo
+from emo_core.config import AudioConfig, EMOConfig, LocatorConfig
 from emo_core.model import EMO
+from emo_core.presets import hallo
 from emo_core.vae import AutoencoderKL
 from emo_core.vae_config import VAEConfig
 from emo_core.vae_files import open_vae

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from emo_core.audio_encoder import AudioEncoderConfig, build_audio_encoder
-from emo_core.config import AudioConfig, EMOConfig, LocatorConfig, TemporalConfig, tiny
+from emo_core.config import AudioConfig, EMOConfig, LocatorConfig, TemporalConfig
 from emo_core.model import EMO
+from emo_core.presets import tiny
 from emo_core.vae import AutoencoderKL
 from emo_core.vae_config import VAEConfig
 from emo_core.weights import save_checkpoint

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..clips import plan_clips
-from ..config import tiny
 from ..face import CENTRED_PRIOR, WHOLE_PICTURE, Box, expand_box
 from ..film import Material, decode, film_from, hand_over, own_vae
 from ..generate import Film, generate
 from ..model import EMO
+from ..presets import tiny
 from ..sampling import Guidance, make_sampler
 from ..speed import speed_curve
 from ..vae import load_vae

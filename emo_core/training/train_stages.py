@@ -16,8 +16,8 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from ..audio_encoder import tiny_logmel
-from ..config import tiny
 from ..model import EMO
+from ..presets import tiny
 from ..vae import AutoencoderKL, load_vae, save_vae
 from ..vae_config import VAEConfig
 from . import fast_norm

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from emo_core.conditions import Conditions
-from emo_core.config import EMOConfig, LocatorConfig, SpeedConfig, TemporalConfig, hallo, tiny
+from emo_core.config import EMOConfig, LocatorConfig, SpeedConfig, TemporalConfig
 from emo_core.model import EMO
+from emo_core.presets import hallo, tiny
 from emo_core.reference import Bank, ReferenceFeatures, halved
 
 FRAMES, MOTION = 3, 2

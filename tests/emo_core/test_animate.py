@@ -13,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from emo_core.animate import Step, animate
+from emo_core.animate import animate
 from emo_core.animate_request import AnimateRequest
 from emo_core.devices import find_device
 from emo_core.rhythm import FASTEST, SLOWEST, speed_from_sound
+from emo_core.take import Step
 from emo_core.video import VideoWriter, read_sound, read_video
 
 MakeWav = Callable[[str, int, int, int], Path]

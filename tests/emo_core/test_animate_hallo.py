@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from emo_core import animate as animate_module
+from emo_core import take as take_module
 from emo_core.animate import animate
 from emo_core.animate_request import AnimateRequest
 from emo_core.cli import main
@@ -112,9 +113,9 @@ def test_reproduce_makes_hallos_own_conditions(
     usual: dict[str, object], films: list[Film], files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noises: list[object] = []
-    generate = animate_module.generate
+    generate = take_module.generate
     monkeypatch.setattr(
-        animate_module, "generate", lambda *args: (noises.append(args[-1]), generate(*args))[1]
+        take_module, "generate", lambda *args: (noises.append(args[-1]), generate(*args))[1]
     )
     animate(
         AnimateRequest(

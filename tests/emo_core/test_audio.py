@@ -18,7 +18,7 @@ from emo_core.audio import (
 )
 from emo_core.audio_encoder import AudioEncoderConfig, build_audio_encoder
 from emo_core.audio_tokens import AudioProjection, HalloAudioProjection, window_features
-from emo_core.config import hallo, tiny
+from emo_core.presets import hallo, tiny
 from emo_core.waveform import num_frames, to_mono_16k, trim
 
 WAV2VEC = {

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from emo_core.config import EMOConfig, SpeedConfig, emo, hallo, hallo2, tiny
+from emo_core.config import EMOConfig, SpeedConfig
+from emo_core.presets import emo, hallo, hallo2, tiny
 
 
 @pytest.mark.parametrize("make", [emo, hallo, hallo2, tiny])

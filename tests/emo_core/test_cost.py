@@ -4,8 +4,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from emo_core.conditions import Clip
-from emo_core.config import emo
 from emo_core.model import EMO, ClipInputs
+from emo_core.presets import emo
 from emo_core.sampling import Guidance, predict
 
 # Tokens, channels, transformer blocks, temporal modules of SD 1.5's levels at 512x512.

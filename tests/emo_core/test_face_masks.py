@@ -6,7 +6,6 @@ import pytest
 import torch
 from published_hallo import PICTURE, landmarks, published
 
-from emo_core.config import hallo, tiny
 from emo_core.face_masks import (
     _LIPS_478,
     _SILHOUETTE_478,
@@ -17,6 +16,7 @@ from emo_core.face_masks import (
     masks_for_region,
     region_masks,
 )
+from emo_core.presets import hallo, tiny
 
 FACE, LIPS = (0.25, 0.25, 0.5, 0.5), (0.4, 0.55, 0.2, 0.15)
 

@@ -16,10 +16,10 @@ from torch.nn import functional
 from emo_core import vae as vae_module
 from emo_core.audio_encoder import build_audio_encoder, tiny_wav2vec2
 from emo_core.cli import main
-from emo_core.config import hallo
 from emo_core.describe import describe_memory
 from emo_core.memory import memory_of, metered, weights_of
 from emo_core.model import EMO
+from emo_core.presets import hallo
 from emo_core.vae import AutoencoderKL, VAEConfig, decode_in_parts
 
 VAE = VAEConfig(8, (1, 1, 1, 1), 1, 4, 3, 3, 1.0, True, 4)

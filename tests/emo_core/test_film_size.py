@@ -11,7 +11,7 @@ from small_models import FRAMES, MOTION, draw, small_config, small_model
 from torch import Tensor, nn
 
 from emo_core.conditions import CONDITIONS, Audience
-from emo_core.config import EMOConfig, hallo, tiny
+from emo_core.config import EMOConfig
 from emo_core.face_masks import blur_grid, masks_for_region, region_masks
 from emo_core.film_size import film_size, parse_size, size_like
 from emo_core.model import EMO, ClipInputs
@@ -24,6 +24,7 @@ from emo_core.pictures import (
     portrait_window,
     stretch_portrait,
 )
+from emo_core.presets import hallo, tiny
 from emo_core.reference import halved
 from emo_core.subject import cropped_subject
 

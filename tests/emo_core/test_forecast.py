@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_models import FRAMES, LATENT, MOTION, VARIANTS, draw, small_config, small_model
 
-from emo_core.config import EMOConfig, emo
+from emo_core.config import EMOConfig
 from emo_core.forecast import (
     Forecast,
     Room,
@@ -20,6 +20,7 @@ from emo_core.forecast import (
 )
 from emo_core.live_bytes import LiveBytes, bytes_of
 from emo_core.model import ClipInputs
+from emo_core.presets import emo
 from emo_core.sampling import Guidance, predict
 
 GB = 10**9

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from emo_core.clips import ClipPlan, clip_noise, plan_clips
 from emo_core.conditions import Conditions
-from emo_core.config import hallo, tiny
 from emo_core.face_masks import masks_for_region
 from emo_core.generate import Film, clip_inputs, generate, region_during
 from emo_core.model import EMO
+from emo_core.presets import hallo, tiny
 from emo_core.sampling import Guidance, make_sampler
 
 

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from emo_core.config import hallo
 from emo_core.model import EMO, ClipInputs
+from emo_core.presets import hallo
 from emo_core.sampling import Guidance, predict
 
 PUBLISHED = 53.95e12

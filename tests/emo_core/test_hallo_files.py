@@ -14,10 +14,10 @@ from test_hallo_keys import without_influence
 from torch import Tensor
 
 from emo_core import hallo_files
-from emo_core.config import emo, hallo, hallo2
 from emo_core.describe import describe_checkpoint
 from emo_core.hallo_files import as_checkpoint, decide, with_variant
 from emo_core.model import EMO
+from emo_core.presets import emo, hallo, hallo2
 from emo_core.weight_files import WeightFile
 from emo_core.weights import load_model, open_checkpoint
 

@@ -7,8 +7,8 @@ import torch
 from small_models import FRAMES, draw, make_conditions, small_model
 
 from emo_core.conditions import Audience
-from emo_core.config import hallo
 from emo_core.model import EMO
+from emo_core.presets import hallo
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "hallo-net-keys.json"
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from emo_core.clips import ClipNoise, ClipPlan, StreamNoise, clip_noise
-from emo_core.config import hallo, hallo2
 from emo_core.film import film_noise
 from emo_core.hand_over import Greyed, PixelHandOver
+from emo_core.presets import hallo, hallo2
 
 SHAPE, SIZE = (4, 4, 2, 3), (16, 24)
 

@@ -14,13 +14,14 @@ from torch import Tensor
 from emo_core.clip_keys import clip_keys
 from emo_core.clips import ClipNoise, ClipPlan, clip_noise, shared_noise
 from emo_core.conditions import Conditions
-from emo_core.config import TemporalConfig, emo, hallo, tiny
+from emo_core.config import TemporalConfig
 from emo_core.generate import Film, generate
 from emo_core.given import Given
 from emo_core.joins import JOINS, clip_given, overlap_of, plan_joins, sound_levels
 from emo_core.kept import KeptClips, open_store, tracks_of
 from emo_core.lock import LOCKS, locked
 from emo_core.model import EMO
+from emo_core.presets import emo, hallo, tiny
 from emo_core.sampling import Guidance, make_sampler
 
 LENGTH = 8

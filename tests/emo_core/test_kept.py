@@ -20,7 +20,7 @@ from small_models import FRAMES, LATENT, MOTION, draw, small_model
 from torch import Tensor
 
 from emo_core import cli
-from emo_core.animate import Step, animate
+from emo_core.animate import animate
 from emo_core.animate_request import AnimateRequest
 from emo_core.clips import ClipPlan, plan_clips
 from emo_core.films import open_film
@@ -29,6 +29,7 @@ from emo_core.kept import KeptClips, open_store, tracks_of, user_folder
 from emo_core.model import EMO
 from emo_core.sampling import Guidance, make_sampler
 from emo_core.store import ClipStore, known_films
+from emo_core.take import Step
 from emo_core.video import VideoWriter
 
 ROOT = Path(__file__).parents[2]

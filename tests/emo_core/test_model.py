@@ -7,8 +7,8 @@ import torch
 from small_models import FRAMES, VARIANTS, draw, small_config, small_model
 from torch import nn
 
-from emo_core.config import emo, hallo, tiny
 from emo_core.model import EMO, ClipInputs
+from emo_core.presets import emo, hallo, tiny
 
 
 class _Linear(nn.Linear):

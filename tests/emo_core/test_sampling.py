@@ -11,7 +11,8 @@ from torch import Tensor
 
 from emo_core.clips import ClipPlan
 from emo_core.conditions import CONDITIONS, Audience
-from emo_core.config import SamplingConfig, tiny
+from emo_core.config import SamplingConfig
+from emo_core.presets import tiny
 from emo_core.sampling import (
     SOLVERS,
     Guidance,

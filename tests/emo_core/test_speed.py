@@ -7,7 +7,8 @@ import torch
 from small_models import randomise
 
 from emo_core.attention import Build
-from emo_core.config import SpeedConfig, emo
+from emo_core.config import SpeedConfig
+from emo_core.presets import emo
 from emo_core.speed import (
     KEYFRAME_RATE,
     SpeedEncoder,

@@ -6,8 +6,8 @@ import torch
 from small_models import draw, randomise, small_config
 
 from emo_core.attention import Build
-from emo_core.config import emo, hallo
 from emo_core.layers import Upsample
+from emo_core.presets import emo, hallo
 from emo_core.unet import UNet, all_spots, down_spots, up_spots
 
 

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from emo_core.audio_encoder import build_audio_encoder, tiny_logmel
-from emo_core.config import tiny
 from emo_core.model import EMO
+from emo_core.presets import tiny
 from emo_core.vae import AutoencoderKL, load_vae, save_vae
 from emo_core.vae_config import VAEConfig
 

@@ -16,7 +16,8 @@ from prompts import Graph
 from published_hallo import published_state, write_wav2vec
 from safetensors.torch import save_file
 
-from emo_core.config import AudioConfig, EMOConfig, LocatorConfig, hallo
+from emo_core.config import AudioConfig, EMOConfig, LocatorConfig
+from emo_core.presets import hallo
 
 TAESD = """
 import sys

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from emo_core.config import hallo
+from emo_core.presets import hallo
 
 NUMBERS = torch.randn(512, generator=torch.Generator().manual_seed(0))
 

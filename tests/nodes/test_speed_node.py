@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from emo_core.config import emo, hallo, tiny
+from emo_core.presets import emo, hallo, tiny
 from emo_core.rhythm import FASTEST, SLOWEST
 from emo_core.speed import speed_vector
 

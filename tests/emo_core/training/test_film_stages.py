@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from emo_core.config import tiny
 from emo_core.model import EMO
+from emo_core.presets import tiny
 from emo_core.training.dataset import FilmPieces
 from emo_core.training.fast_layers import operations
 from emo_core.training.film_stages import FilmStage, StageName, initialise
