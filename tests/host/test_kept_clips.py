@@ -166,7 +166,8 @@ def test_kills_at_random_moments_cost_at_most_the_clip_in_progress(
     for _ in range(KILLS):
         server = start()
         before = len(kept_files(server))
-        prompt = film_prompt(server.client.object_info(), f"film-{seed}", seconds, seed=seed)
+        info = server.client.object_info()
+        prompt = film_prompt(info, f"film-{seed}", seconds, seed=seed, steps=4)
         queued = server.client.queue(prompt)
         # Some moments lie before the first clip, most within one, some where one is written.
         more, until = draw.choice([0, 0, 1, 2, 3]), time.monotonic() + 300
@@ -187,12 +188,10 @@ def test_kills_at_random_moments_cost_at_most_the_clip_in_progress(
         assert "damaged" not in server.log
     last = start()
     info, kept = last.client.object_info(), len(kept_files(last)) - clips * len(finished)
-    prompt = film_prompt(info, f"film-{seed}", seconds, seed=seed)
+    prompt = film_prompt(info, f"film-{seed}", seconds, seed=seed, steps=4)
     assert text_of(last.client.run(prompt, 1200), prompt) == f"{clips} clips, {kept} from cache"
     for each in [*finished, seed]:
-        again = film_prompt(info, f"again-{each}", seconds, seed=each)
-        assert text_of(last.client.run(again), again) == f"{clips} clips, {clips} from cache"
-        alone = film_prompt(info, f"alone-{each}", seconds, seed=each, keep_clips=False)
+        alone = film_prompt(info, f"alone-{each}", seconds, seed=each, steps=4, keep_clips=False)
         text_of(last.client.run(alone, 1200), alone)
-        assert torch.equal(latents(last, f"again-{each}"), latents(last, f"alone-{each}"))
+        assert torch.equal(latents(last, f"film-{each}"), latents(last, f"alone-{each}"))
     assert not list((last.folder / "output" / "emo_clips").rglob("*.damaged"))
