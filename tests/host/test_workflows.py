@@ -164,8 +164,15 @@ def test_workflows_have_a_value_for_every_widget(object_info: dict[str, Any], pa
         origin = info["python_module"]
         assert node["type"] in NODE_IDS or origin.split(".")[0] in ("nodes", "comfy_extras")
         widgets = [entry for entry in inputs_of(info) if is_widget(entry[1], entry[2])]
-        seeds = sum(bool(entry[2].get("control_after_generate")) for entry in widgets)
-        assert len(node.get("widgets_values", [])) == len(widgets) + seeds, node["type"]
+        # The page puts what becomes of a seed behind it, asked for or not.
+        seeds = [index for index, (name, kind, options, _) in enumerate(widgets)
+                 if options.get("control_after_generate") or (kind == "INT" and name == "seed")]
+        # The page saves the button for files of one's own, too.
+        buttons = sum(bool(entry[2].get("image_upload")) for entry in widgets)
+        values = node.get("widgets_values", [])
+        assert len(values) == len(widgets) + len(seeds) + buttons, node["type"]
+        kinds = ("fixed", "increment", "decrement", "randomize")
+        assert all(values[seed + 1 + k] in kinds for k, seed in enumerate(seeds)), node["type"]
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
