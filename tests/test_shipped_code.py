@@ -42,6 +42,7 @@ HOST_IMPORTS: dict[str, set[str]] = {
     "nodes/clip_sampler.py": {"comfy.sample", "comfy.samplers", "comfy.utils", "latent_preview"},
     "nodes/compat.py": {"comfy_api.v0_0_2"},
     "nodes/encoders.py": {"comfy.audio_encoders.wav2vec2"},
+    "nodes/existing.py": {"comfy.utils"},
     "nodes/face_embedding.py": {"folder_paths"},
     "nodes/faces.py": {"comfy.model_management", "comfy.model_patcher", "folder_paths"},
     "nodes/fingerprint.py": {"comfy.samplers"},
@@ -62,6 +63,7 @@ HOST_IMPORTS: dict[str, set[str]] = {
         "comfy.ops",
         "comfy.patcher_extension",
         "comfy.supported_models_base",
+        "comfy_execution.utils",
     },
     "nodes/keeping.py": {"comfy.ldm.modules.attention", "comfy.samplers", "folder_paths"},
     "nodes/load.py": {
