@@ -34,7 +34,7 @@ def existing_film(inputs: Inputs, config: EMOConfig, count: int) -> Given | None
             )
         return None
     samples = inputs.existing["samples"]
-    _check(samples, config, count)
+    _check(samples, config, count, tuple(inputs.reference["latents"].shape[1:]))
     latents = inputs.model.model.process_latent_in(samples[:count].float().cpu())
     mask = _mask(inputs.existing.get("noise_mask"), samples)
     return Given(
@@ -42,14 +42,14 @@ def existing_film(inputs: Inputs, config: EMOConfig, count: int) -> Given | None
     )
 
 
-def _check(samples: Any, config: EMOConfig, count: int) -> None:
-    size, rate = config.latent_size, config.frame_rate
-    wanted = (config.unet.latent_channels, size, size)
+def _check(samples: Any, config: EMOConfig, count: int, wanted: tuple[int, ...]) -> None:
+    rate = config.frame_rate
+    height, width = (side * config.latent_factor for side in wanted[-2:])
     if not isinstance(samples, Tensor) or samples.ndim != 4 or tuple(samples.shape[1:]) != wanted:
         shape = tuple(getattr(samples, "shape", ()))
         raise ValueError(
             f"{config.name} makes films of latents {wanted}, and existing_film has {shape}; scale "
-            f"the film's pictures to {config.picture_size}x{config.picture_size} and encode them "
+            f"the film's pictures to {width}x{height} and encode them "
             "with the VAE of this model"
         )
     if len(samples) < count:

@@ -13,12 +13,13 @@ from ..emo_core.clips import ClipNoise, ClipPlan, Noise, num_clips
 from ..emo_core.config import EMOConfig
 from ..emo_core.generate import Film, HandOver
 from ..emo_core.hand_over import Greyed, PixelHandOver
+from ..emo_core.pictures import Size
 from .conditioner import HostConditioner
 from .existing import existing_film
 from .hallo_noise import HalloNoise
 from .host import EMOParts, parts_of
 from .patches import check_model
-from .seen import masks_of, region_of
+from .seen import masks_of, region_of, size_of
 from .sockets import unpack_audio, unpack_levels, unpack_reference, unpack_speed, with_beyond
 
 logger = logging.getLogger(__name__)
@@ -155,10 +156,11 @@ def _motion(inputs: Inputs, parts: EMOParts) -> Tensor | None:
     elif inputs.motion_images is None:
         return None
     else:
-        samples = _encoded(inputs.motion_images, inputs.vae, parts.config)
+        size = size_of(inputs.reference, parts.config)
+        samples = _encoded(inputs.motion_images, inputs.vae, parts.config, size)
     config = parts.config
-    count, size = config.temporal.num_motion_frames, config.latent_size
-    wanted = (config.unet.latent_channels, size, size)
+    count = config.temporal.num_motion_frames
+    wanted = tuple(inputs.reference["latents"].shape[1:])
     if samples.ndim != 4 or len(samples) < count or tuple(samples.shape[1:]) != wanted:
         raise ValueError(
             f"{config.name} sees the last {count} frames before a clip as latents {wanted}, got "
@@ -170,16 +172,16 @@ def _motion(inputs: Inputs, parts: EMOParts) -> Tensor | None:
     return torch.as_tensor(scaled)[None]
 
 
-def _encoded(images: Tensor, vae: Any, config: EMOConfig) -> Tensor:
+def _encoded(images: Tensor, vae: Any, config: EMOConfig, size: Size) -> Tensor:
     """The last pictures of an IMAGE as latents, of as many as the model sees."""
-    count, size = config.temporal.num_motion_frames, config.picture_size
+    count = config.temporal.num_motion_frames
     if vae is None:
         raise ValueError("motion frames as IMAGE need the VAE that encodes them; connect it to vae")
-    if images.ndim != 4 or len(images) < count or tuple(images.shape[1:3]) != (size, size):
+    if images.ndim != 4 or len(images) < count or tuple(images.shape[1:3]) != size:
         raise ValueError(
-            f"{config.name} sees the last {count} pictures before a clip, of {size}x{size} pixels, "
-            f"got an IMAGE (pictures, height, width, colours) of {tuple(images.shape)}; connect "
-            "frames that this model made"
+            f"{config.name} sees the last {count} pictures before a clip, of {size[1]}x{size[0]} "
+            "pixels, got an IMAGE (pictures, height, width, colours) of "
+            f"{tuple(images.shape)}; connect frames that this model made"
         )
     return torch.as_tensor(vae.encode(images[-count:, :, :, :3]))
 

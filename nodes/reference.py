@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from ..emo_core.config import EMOConfig
+from ..emo_core.film_size import MOST, STEP, film_size
+from ..emo_core.pictures import Size
 from .compat import Schema, io
 from .conditioner import encode_portrait
-from .host import parts_of
+from .host import EMOParts, parts_of
 from .seen import see
 from .sockets import Face, Reference, pack_reference, unpack_face
 
@@ -54,6 +56,18 @@ class ReferenceNetEncode(io.ComfyNode):
                     "EMO Load Face Embedding; only Hallo's weights see one, and without it they "
                     "keep the likeness from the picture alone.",
                 ),
+                io.Int.Input(
+                    "width", default=0, min=0, max=MOST, step=STEP, optional=True,
+                    tooltip="Width of the film in pixels, a multiple of 64 from 256 to 1024; 0 is "
+                    "the model's own and the only one for emo-tiny, others are for weights of SD "
+                    "1.5's size.",
+                ),
+                io.Int.Input(
+                    "height", default=0, min=0, max=MOST, step=STEP, optional=True,
+                    tooltip="Height of the film in pixels, a multiple of 64 from 256 to 1024; 0 "
+                    "is the model's own; the largest part of this shape is cut out of the "
+                    "portrait.",
+                ),
             ],
             outputs=[
                 Reference.Output(
@@ -70,19 +84,21 @@ class ReferenceNetEncode(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model: Any, vae: Any, image: Tensor, face: Any = None) -> io.NodeOutput:
+    def execute(
+        cls, model: Any, vae: Any, image: Tensor, face: Any = None, width: int = 0, height: int = 0
+    ) -> io.NodeOutput:
         """Encode it."""
         parts = parts_of(model)
-        size, channels = parts.config.picture_size, parts.config.unet.latent_channels
+        size = _size(parts, width, height)
         pictures = pictures_of_a_person(image)
-        height, width = pictures.shape[-2:]
+        shape = (pictures.shape[-2], pictures.shape[-1])
         views = [see(picture, size, parts.reproduce) for picture in pictures]
         cut, square = torch.stack([view for view, _ in views]), views[0][1]
-        side = min(height, width)
-        if side < size // 2:
+        side = min(shape)
+        if side < min(size) // 2:
             logger.warning(
                 "the portrait has %d pixels along its shorter side and %s was made for %d; a "
-                "larger picture gives a clearer face", side, parts.config.name, size,
+                "larger picture gives a clearer face", side, parts.config.name, min(size),
             )  # fmt: skip
         embedding = _embedding(face, parts.config)
         if vae is None:
@@ -90,20 +106,33 @@ class ReferenceNetEncode(io.ComfyNode):
                 f"{parts.config.name} brings no VAE of its own; connect an SD 1.5 VAE (Load VAE)"
             )
         latents = vae.encode(cut.movedim(1, -1).contiguous())
-        if tuple(latents.shape[1:]) != (channels, parts.config.latent_size,
-                                        parts.config.latent_size):  # fmt: skip
+        channels = parts.config.unet.latent_channels
+        rows, columns = (side // parts.config.latent_factor for side in size)
+        if tuple(latents.shape[1:]) != (channels, rows, columns):
             raise ValueError(
                 f"the VAE gives latents of the shape {tuple(latents.shape[1:])}, and "
-                f"{parts.config.name} needs {channels} channels of {parts.config.latent_size}x"
-                f"{parts.config.latent_size}; connect the VAE of EMO Model Loader"
+                f"{parts.config.name} needs {channels} channels of {columns}x{rows}; connect the "
+                "VAE of EMO Model Loader"
             )
         scaled = model.model.process_latent_in(latents.float().cpu())
         features = encode_portrait(parts, scaled, embedding)
         pixels = cut[:1] if parts.config.temporal.motion_mask else None
         reference = pack_reference(
-            parts.identity, scaled, features, (height, width), square, embedding, pixels
+            parts.identity, scaled, features, shape, square, embedding, pixels
         )
         return io.NodeOutput(reference, {"samples": latents.float().cpu()})
+
+
+def _size(parts: EMOParts, width: int, height: int) -> Size:
+    """Rows and columns of the film; 0 stands for the model's own."""
+    own = parts.config.picture_size
+    size = film_size(parts.config, (height or own, width or own), (own, own))
+    if parts.reproduce and size[0] != size[1]:
+        raise ValueError(
+            f"reproduce does what Hallo's own program does, which makes squares, and the film is "
+            f"{size[1]}x{size[0]}; set width and height to 0, or reproduce off in EMO Model Loader"
+        )
+    return size
 
 
 def _embedding(face: Any, config: EMOConfig) -> Tensor | None:

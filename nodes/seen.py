@@ -1,4 +1,4 @@
-"""What a model sees of the portrait's picture: a square of it, or the whole of it stretched."""
+"""What a model sees of the portrait's picture: a part of it, or the whole of it stretched."""
 
 from __future__ import annotations
 
@@ -11,36 +11,50 @@ from torch import Tensor, nn
 from ..emo_core.config import EMOConfig
 from ..emo_core.face import CENTRED_PRIOR, region_mask
 from ..emo_core.face_masks import masks_for_region
-from ..emo_core.pictures import Square, cut_square, portrait_square, stretch_portrait
+from ..emo_core.pictures import (
+    Size,
+    Square,
+    Window,
+    cut_window,
+    portrait_window,
+    stretch_portrait,
+)
 
 logger = logging.getLogger(__name__)
 
 _ASPECT_TOLERANCE = 0.02
 
 
-def see(picture: Tensor, size: int, whole: bool) -> tuple[Tensor, Square | None]:
+def see(picture: Tensor, size: Size, whole: bool) -> tuple[Tensor, Square | Window | None]:
     """A picture (3, H, W) as the model sees it.
 
     Args:
         picture: 0..1.
-        size: S, pixels of the model's square.
+        size: rows and columns of the film.
         whole: whether all of it is stretched, as Hallo's own program does.
 
     Returns:
-        (3, S, S), and left, top and side of the square that was cut; None where none was.
+        (3, *size), and the part that was cut: left, top and side of a square, or left, top, width
+        and height for a film of another shape; None where none was.
     """
     if whole:
         return stretch_portrait(picture, size).picture, None
-    square = portrait_square(picture.shape[-1], picture.shape[-2])
-    return cut_square(picture, square, size), square
+    window = portrait_window(picture.shape[-1], picture.shape[-2], size)
+    return cut_window(picture, window, size), window[:3] if size[0] == size[1] else window
 
 
-def in_view(mask: Tensor, reference: dict[str, Any], size: int) -> Tensor:
-    """A mask (1, H, W) of the portrait's picture in what the model sees of it: (1, S, S)."""
-    square = reference["square"]
-    if square is None:
+def in_view(mask: Tensor, reference: dict[str, Any], size: Size) -> Tensor:
+    """A mask (1, H, W) of the portrait's picture in what the model sees of it: (1, *size)."""
+    part = reference["square"]
+    if part is None:
         return stretch_portrait(mask.expand(3, -1, -1), size).picture[:1]
-    return cut_square(mask, square, size)
+    return cut_window(mask, part if len(part) == 4 else (*part, part[2]), size)
+
+
+def size_of(reference: dict[str, Any], config: EMOConfig) -> Size:
+    """Rows and columns of a reference's film, in pixels."""
+    rows, columns = (side * config.latent_factor for side in reference["latents"].shape[-2:])
+    return rows, columns
 
 
 def region_of(
@@ -55,15 +69,15 @@ def region_of(
         count: frames of the film.
 
     Returns:
-        (1, S, S), 1 inside, or (count, 1, S, S) of a mask for each frame of the film; and the union
+        (1, *size), 1 inside, or (count, 1, *size) of a mask for each frame of the film; the union
         of the masks (1, H, W) in the portrait's own picture, where the region does not move.
 
     Raises:
         ValueError: if it is no mask of this picture, or black where the model looks.
     """
-    size = config.picture_size
+    size = size_of(reference, config)
     if mask is None:
-        return region_mask(CENTRED_PRIOR, size, size), None
+        return region_mask(CENTRED_PRIOR, *size), None
     masks = _checked(mask, reference, "region", "FaceLocatorMask")
     if len(masks) == count > 1 and config.audio.attention != "masked3":
         frames = [in_view(_at_picture(one[None], reference), reference, size) for one in masks]
@@ -145,10 +159,10 @@ def masks_of(
     if lips is not None:
         masks = _checked(lips, reference, "lips", "the lips of FaceLocatorMask")
         mouth = _at_picture(masks.amax(0, keepdim=True), reference)
-    size = config.picture_size
+    size = size_of(reference, config)
     if given is not None and reference["square"] is None:
         # Hallo draws its masks before it stretches the picture.
-        return masks_for_region(given, config, _filled(mouth), (size, size))
+        return masks_for_region(given, config, _filled(mouth), size)
     if mouth is not None:
         mouth = in_view(mouth, reference, size)
     return masks_for_region(region, config, _filled(mouth))

@@ -7,9 +7,10 @@
                    between the times and held at both ends
     EMO_REFERENCE  model, what it was encoded by; latents (r, C, h, w) of the portrait and of more
                    pictures of the person; features, (1, C', r * h', w') of every spot; picture
-                   (H, W) and square (left, top, side) in its pixels, None where the whole picture
-                   was stretched; may have `face` (1, D), the face embedding that was seen, and
-                   `pixels` (1, 3, S, S) in 0..1, the portrait itself (Hallo2)
+                   (H, W) and square (left, top, side) in its pixels, or (left, top, width, height)
+                   of a film that is not square, None where the whole picture was stretched; may
+                   have `face` (1, D), the face embedding that was seen, and
+                   `pixels` (1, 3, H, W) in 0..1, the portrait itself (Hallo2)
     EMO_FACE       embedding (1, D) float32 of the portrait's face; recogniser, whose it is
     EMO_CROP       picture (1, H, W, 3), whole, 0..1; square (left, top, side) cut out of it, in its
                    pixels
@@ -173,7 +174,7 @@ def unpack_speed(value: Any, num_frames: int, frame_rate: float) -> Tensor:
 
 def pack_reference(
     model: str, latents: Tensor, features: Mapping[str, Tensor], picture: tuple[int, int],
-    square: tuple[int, int, int] | None, face: Tensor | None = None, pixels: Tensor | None = None,
+    square: tuple[int, ...] | None, face: Tensor | None = None, pixels: Tensor | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """EMO_REFERENCE of a portrait.
 
@@ -182,7 +183,8 @@ def pack_reference(
         latents: (r, C, h, w), the portrait's and those of more pictures of the person.
         features: ReferenceNet's, by the name of the spot.
         picture: height and width in pixels of the picture that the portrait was cut from.
-        square: left, top and side of the cut, in its pixels; None if all of it was stretched.
+        square: left, top and side of the cut, in its pixels, or left, top, width and height for a
+            film that is not square; None if all of it was stretched.
         face: (1, D), the face embedding that ReferenceNet saw; None for none.
         pixels: (1, 3, S, S) in 0..1, for weights that see the portrait itself again; None for none.
     """

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from emo_core.conditions import CONDITIONS, Audience
 from emo_core.config import EMOConfig
-from emo_core.face_masks import blur_grid, masks_for_region, region_masks
+from emo_core.face_masks import (
+    blur_grid,
+    lip_box,
+    mask_levels,
+    masks_for_region,
+    region_masks,
+)
 from emo_core.film_size import film_size, parse_size, size_like
 from emo_core.model import EMO, ClipInputs
 from emo_core.pictures import (
@@ -137,6 +143,11 @@ def test_masks_of_a_region_have_the_films_shape() -> None:
     config = replace(small_config("hallo"), latent_factor=8)
     sizes = [tuple(masks.shape) for masks in masks_for_region(region, config)]
     assert sizes == [(3, 16, 32), (3, 8, 16), (3, 4, 8)]
+    # Of a picture that was stretched to a square the masks are blurred on Hallo's grid.
+    box = (100 / 256, 40 / 128, 60 / 256, 50 / 128)
+    theirs = mask_levels(region_masks(box, lip_box(box), 128, 256), 16, 16, 3)
+    found = masks_for_region(region, config, None, (128, 128))
+    assert all(torch.equal(one, other) for one, other in zip(found, theirs, strict=True))
 
 
 def turned(model: EMO) -> EMO:

@@ -155,6 +155,15 @@ def apart(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max() / other.std())
 
 
+def test_reproduced_films_are_square(weights: Hallo) -> None:
+    image = picture().permute(1, 2, 0)[None]
+    with pytest.raises(ValueError, match="makes squares, and the film is 320x256; set width and"):
+        weights.run(
+            weights.pack.ReferenceNetEncode, model=weights.model, vae=weights.vae, image=image,
+            width=320, height=256,
+        )  # fmt: skip
+
+
 def test_every_condition_is_that_of_hallos_program(weights: Hallo) -> None:
     embedding = draw("embedding", 10)
     with torch.no_grad():

@@ -106,6 +106,33 @@ def test_the_nodes_film_is_emo_animates(
     assert float((scaled - theirs).abs().max() / theirs.std()) < 4e-3
 
 
+def test_a_film_of_another_shape_is_emo_animates(
+    small: Small, alone: Checkpoint, embedding: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    reference, seen = small.run(
+        small.pack.ReferenceNetEncode, model=small.model, vae=small.vae, image=portrait(),
+        width=320, height=256,
+    )  # fmt: skip
+    assert seen["samples"].shape == (1, 4, 32, 40) and reference["square"] == (0, 0, 48, 38)
+    picture = fit_portrait(portrait()[0].permute(2, 0, 1), (256, 320)).picture
+    sound_of = torch.zeros(1, 640 * FRAMES)
+    with torch.no_grad():
+        film = film_from(alone, Material(picture, sound_of, 16000, seed=5))
+    film = replace(film, audio=embedding["features"])
+    plans = plan_clips(FRAMES, alone.config.temporal.num_frames)
+    sampler = make_sampler(alone.model.denoising_unet, 1, Guidance(3.5))
+    theirs = torch.cat(list(generate(alone.model, film, plans, sampler, hand_over(alone))))
+    given = {**wanted, "reference": reference}
+    latent, motion = small.run(small.pack.MotionFrameLooper, **given, steps=1, cfg=3.5)
+    scaled = small.model.model.process_latent_in(latent["samples"])
+    # Measured: 6.1e-3; where there is one step, that no sigma is infinite counts for more.
+    assert float((scaled - theirs).abs().max() / theirs.std()) < 1e-2
+    small.run(small.pack.EMOConditioning, **given, motion_frames=motion)
+    with pytest.raises(ValueError, match=r"as latents \(4, 32, 40\), got \(2, 4, 16, 16\)"):
+        narrow = {"samples": torch.zeros(2, 4, 16, 16)}
+        small.run(small.pack.EMOConditioning, **given, motion_frames=narrow)
+
+
 def test_branches_that_run_apart_give_the_same(
     small: Small, wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,6 +47,15 @@ def test_it_notes_where_the_square_lies(small: Small) -> None:
     assert tall["version"] == 1 and tall["model"].startswith("smallest ")
 
 
+def test_sizes_that_are_not_the_models(small: Small) -> None:
+    node = small.pack.ReferenceNetEncode
+    given = {"model": small.model, "vae": small.vae, "image": portrait()}
+    own, _ = small.run(node, **given, width=32, height=0)
+    assert torch.equal(own["latents"], small.reference["latents"])
+    with pytest.raises(ValueError, match="pixels and makes films of that size only"):
+        small.run(node, **given, width=256)
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1, 3), (1, 7, 300, 3), (1, 33, 31, 1), (40, 48, 3)])
 def test_pictures_of_every_shape(small: Small, shape: tuple[int, ...]) -> None:
     reference, _ = encode(small, torch.full(shape, 0.4))
