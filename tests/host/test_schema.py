@@ -16,7 +16,8 @@ SNAPSHOT = Path(__file__).with_name("object_info.json")
 RENEW = "EMO_RENEW_OBJECT_INFO"
 KEPT = ("default", "min", "max", "step", "round", "multiline", "forceInput", "lazy",
         "control_after_generate")  # fmt: skip
-FILES = (".safetensors", ".sft", ".pth", ".pt", ".pt2", ".ckpt", ".bin", ".pkl")
+# Weight files, and films that were kept.
+OF_THE_MACHINE = re.compile(r"\.(safetensors|sft|pth|pt|pt2|ckpt|bin|pkl)$|_\d+s_[0-9a-f]{12}$")
 
 
 def outline(info: dict[str, Any], host: dict[str, list[Any]]) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def outline(info: dict[str, Any], host: dict[str, list[Any]]) -> dict[str, Any]:
         entry |= {key: options[key] for key in KEPT if options.get(key) not in (None, False)}
         if offered is not None:
             known = [title for title, combo in host.items() if combo == offered]
-            mine = [item for item in offered if not str(item).endswith(FILES)]
+            mine = [item for item in offered if not OF_THE_MACHINE.search(str(item))]
             entry["options"] = known[0] if known else mine
         inputs.append(entry)
     outputs = zip(info["output"], info["output_name"], strict=True)
