@@ -276,15 +276,9 @@ def masks_for_region(
     height, width = region.shape[-2:]
     face = box_of_region(region)
     mouth = lip_box(face) if lips is None else box_of_region(lips)
-<<<<<<< HEAD
     seen = size or (height, width)
     masks = region_masks(face, mouth, height, width, blur_grid(*seen))
     rows, columns = (side // config.latent_factor for side in seen)
-=======
-    size = size or (height, width)
-    masks = region_masks(face, mouth, height, width, blur_grid(*size))
-    rows, columns = (side // config.latent_factor for side in size)
->>>>>>> hcore
     return mask_levels(masks, rows, columns, len(config.unet.widths))
 
 
