@@ -69,7 +69,7 @@ def test_every_socket_and_widget_says_what_it_is(pack: ModuleType, node_id: str)
             [("MODEL", "model"), ("VAE", "vae")],
         ),
         (
-            "ReferenceNetEncode", ["model", "vae", "image", "face"],
+            "ReferenceNetEncode", ["model", "vae", "image", "face", "width", "height"],
             [("EMO_REFERENCE", "reference"), ("LATENT", "latent")],
         ),
         (
