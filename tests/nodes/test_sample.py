@@ -272,7 +272,7 @@ def test_numbers_that_are_none_are_said(pack: Any, run: Any, tmp_path: Any) -> N
 
 
 def test_defaults_are_those_of_the_embedded_model(pack: Any) -> None:
-    sampling = import_module("emo_core.config").tiny().sampling
+    sampling = import_module("emo_core.presets").tiny().sampling
     for node in (pack.EMOSampler, pack.MotionFrameLooper):
         widgets = {one.id: one for one in node.define_schema().inputs}
         assert widgets["steps"].default == sampling.num_inference_steps
