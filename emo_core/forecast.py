@@ -17,6 +17,7 @@ from .config import EMOConfig
 from .live_bytes import bytes_of
 from .memory import empty_inputs, metered
 from .model import EMO
+from .pictures import Size
 from .sampling import Guidance, predict
 
 
@@ -84,15 +85,19 @@ class Room:
 
 
 @lru_cache(maxsize=8)
-def step_bytes(config: EMOConfig, guidance: Guidance, dtype: torch.dtype) -> StepBytes:
+def step_bytes(
+    config: EMOConfig, guidance: Guidance, dtype: torch.dtype, size: Size | None = None
+) -> StepBytes:
     """Count what a step needs.
 
     Args:
         config: the model.
         guidance: how many branches run as one batch; the scales do not matter.
         dtype: what the networks compute in and are kept in.
+        size: rows and columns of the film; None for the model's own square.
     """
-    side, size, temporal = config.latent_size, config.picture_size, config.temporal
+    temporal = config.temporal
+    size, cells = _sizes(config, size)
     model = EMO(config, dtype, "meta").requires_grad_(False)
 
     def empty(*shape: int) -> Tensor:
@@ -101,20 +106,23 @@ def step_bytes(config: EMOConfig, guidance: Guidance, dtype: torch.dtype) -> Ste
     def conditions() -> tuple[Conditions, Clip]:
         """Of a clip in the middle of a film."""
         channels = config.unet.latent_channels
-        portrait = model.encode_portrait(empty(1, channels, side, side))
-        motion = model.encode_motion(empty(1, temporal.num_motion_frames, channels, side, side))
-        inputs = empty_inputs(config, (size, size), (side, side), empty)
+        portrait = model.encode_portrait(empty(1, channels, *cells))
+        motion = model.encode_motion(empty(1, temporal.num_motion_frames, channels, *cells))
+        inputs = empty_inputs(config, size, cells, empty)
         made = model.conditions(portrait, motion, inputs)
         return made, model.denoising_unet.prepare(made)
 
-    latents = empty(1, temporal.num_frames, config.unet.latent_channels, side, side)
+    latents = empty(1, temporal.num_frames, config.unet.latent_channels, *cells)
     (made, clip), _ = metered(conditions)
     _, peak = metered(lambda: predict(model.denoising_unet, latents, 999, clip, guidance))
     weights = sum(parameter.nbytes for parameter in model.parameters())
     return StepBytes(weights, bytes_of([made, clip]), peak)
 
 
-def forecast(config: EMOConfig, step: StepBytes, num_frames: int, clips_to_sample: int) -> Forecast:
+def forecast(
+    config: EMOConfig, step: StepBytes, num_frames: int, clips_to_sample: int,
+    size: Size | None = None,
+) -> Forecast:
     """Count what a film needs.
 
     Args:
@@ -122,15 +130,22 @@ def forecast(config: EMOConfig, step: StepBytes, num_frames: int, clips_to_sampl
         step: of step_bytes().
         num_frames: of the film.
         clips_to_sample: clips that are not kept from before.
+        size: rows and columns of the film; None for the model's own square.
     """
-    side, size = config.latent_size, config.picture_size
-    frame = config.unet.latent_channels * side * side * torch.float32.itemsize
+    size, cells = _sizes(config, size)
+    frame = config.unet.latent_channels * cells[0] * cells[1] * torch.float32.itemsize
     return Forecast(
         step=step,
         latents=num_frames * frame,
         clips=clips_to_sample * config.temporal.num_frames * frame,
-        pictures=num_frames * 3 * size * size * torch.float32.itemsize,
+        pictures=num_frames * 3 * size[0] * size[1] * torch.float32.itemsize,
     )
+
+
+def _sizes(config: EMOConfig, size: Size | None) -> tuple[Size, Size]:
+    """Rows and columns of a film and of its latents."""
+    rows, columns = size or (config.picture_size, config.picture_size)
+    return (rows, columns), (rows // config.latent_factor, columns // config.latent_factor)
 
 
 def what_does_not_fit(needs: Forecast, room: Room) -> list[str]:
@@ -140,8 +155,8 @@ def what_does_not_fit(needs: Forecast, room: Room) -> list[str]:
     if running > room.device:
         said.append(
             f"a step needs {_size(running)} beside the weights and {_size(room.device)} are free; "
-            "set cfg to 1, load the model in fp16, close what else uses the memory, or take "
-            "weights for smaller pictures"
+            "set cfg to 1, load the model in fp16, close what else uses the memory, or make "
+            "a smaller film"
         )
     elif step.total > room.device:
         said.append(

@@ -201,8 +201,8 @@ def box_in_window(box: Box, window: Window) -> Box:
     return first_x, first_y, last_x - first_x, last_y - first_y
 
 
-def check_pixel_box(box: Box, width: int, height: int) -> None:
-    """Say what is wrong with a face box in pixels of a picture of this size.
+def check_pixel_box(box: Box, width: int, height: int, what: str = "face") -> None:
+    """Say what is wrong with a box of a face or of lips, in pixels of a picture of this size.
 
     Raises:
         ValueError: if it has no area or reaches outside.
@@ -210,12 +210,12 @@ def check_pixel_box(box: Box, width: int, height: int) -> None:
     x, y, box_width, box_height = box
     if box_width <= 0 or box_height <= 0:
         raise ValueError(
-            f"a face box needs a width and a height above 0, got {_text(box)}; it is X,Y,W,H in "
+            f"a {what} box needs a width and a height above 0, got {_text(box)}; it is X,Y,W,H in "
             "pixels"
         )
     if x < 0 or y < 0 or x + box_width > width or y + box_height > height:
         raise ValueError(
-            f"the face box {_text(box)} (X,Y,W,H in pixels) reaches outside the picture of "
+            f"the {what} box {_text(box)} (X,Y,W,H in pixels) reaches outside the picture of "
             f"{width}x{height} pixels; keep X+W within {width} and Y+H within {height}"
         )
 

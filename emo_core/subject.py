@@ -60,7 +60,7 @@ def cropped_subject(
     if lips is None:
         return Subject(portrait.picture, portrait.box)
     height, width = picture.shape[-2:]
-    check_pixel_box(lips, width, height)
+    check_pixel_box(lips, width, height, "lip")
     if face is None or portrait.box is None:
         raise ValueError("a lip box goes with a face box; give --face-box too")
     inside = box_in_window(lips, portrait_window(width, height, size, face))
@@ -89,7 +89,7 @@ def stretched_subject(
     height, width = picture.shape[-2:]
     lips_inside = lip_box(portrait.box)
     if lips is not None:
-        check_pixel_box(lips, width, height)
+        check_pixel_box(lips, width, height, "lip")
         lips_inside = (lips[0] / width, lips[1] / height, lips[2] / width, lips[3] / height)
     face_pixels = box_pixels(portrait.box, height, width)
     filled = (face_pixels.float() / 255).expand(3, -1, -1)

@@ -115,7 +115,10 @@ class Reel:
     def foresee(self) -> None:
         """Say what is needed, and what does not fit, before anything is sampled."""
         folder = None if self._kept is None else self._kept.folder
-        self._telling.foresee(sum(plan.kept for plan in self._plans), folder)
+        factor = self._config.latent_factor
+        rows, columns = (side * factor for side in self._film.portrait.shape[-2:])
+        frames = sum(plan.kept for plan in self._plans)
+        self._telling.foresee(frames, (rows, columns), folder)
 
     def sample(
         self, conditions: Conditions, noise: Tensor, plan: ClipPlan, *given: Given

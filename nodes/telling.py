@@ -13,6 +13,7 @@ import torch
 from ..emo_core.clips import ClipPlan
 from ..emo_core.forecast import Room, forecast, step_bytes, what_does_not_fit
 from ..emo_core.pace import Pace, minutes
+from ..emo_core.pictures import Size
 from ..emo_core.sampling import Guidance
 from .clip_sampler import Settings
 from .host import EMOParts, free_memory, parts_of, show_text
@@ -40,17 +41,19 @@ class Telling:
         self._line = ""
         self.warnings: list[str] = []
 
-    def foresee(self, num_frames: int, folder: Path | None) -> None:
+    def foresee(self, num_frames: int, size: Size, folder: Path | None) -> None:
         """Count what the film needs, before its first step.
 
         Args:
             num_frames: of the film.
+            size: its rows and columns in pixels.
             folder: where clips are kept; None if they are not.
         """
         if not self._to_sample:
             return
         parts, device = parts_of(self._model), self._model.load_device
-        needs = forecast(parts.config, self._step(parts), num_frames, self._to_sample)
+        step = self._step(parts, size)
+        needs = forecast(parts.config, step, num_frames, self._to_sample, size)
         cpu = torch.device("cpu")
         room = Room(free_memory(device), free_memory(cpu), _free_disk(folder), device.type == "cpu")
         self.warnings = what_does_not_fit(needs, room)
@@ -86,12 +89,14 @@ class Telling:
     def _show(self, text: str) -> None:
         show_text("\n".join([text, *self.warnings]))
 
-    def _step(self, parts: EMOParts) -> Any:
+    def _step(self, parts: EMOParts, size: Size) -> Any:
         guider = self._settings.guider
         branches = 1 + (self._settings.cfg != 1)
         if guider is not None:
             branches = min(len(guider.original_conds), len(_GUIDANCE))
-        counted = step_bytes(parts.config, _GUIDANCE[branches - 1], parts.compute_dtype)
+        counted = step_bytes(
+            parts.config, _GUIDANCE[branches - 1], parts.compute_dtype, size
+        )
         # As they are kept, which may be another precision, and with what patches add.
         weights = self._model.model_size() + parts.conditioner.model_size()
         return replace(counted, weights=weights)

@@ -214,6 +214,8 @@ def test_hallo2_runs(files: Path, usual: dict[str, object], tmp_path: Path) -> N
         ({"size": "portrait", "reproduce": True}, "makes squares only"),
         ({"motion_weights": (1.0, float("nan"), 1.0)}, "must be 0 to 10 each"),
         ({"lip_box": (1.0, 1.0, 5.0, 5.0)}, "a lip box goes with a face box"),
+        ({"lip_box": (90.0, 1.0, 50.0, 5.0), "face_box": (20.0, 15.0, 50.0, 40.0)},
+         "the lip box 90,1,50,5 .* reaches outside"),
         ({"landmarks": Path("x.npy"), "face_box": (1.0, 1.0, 9.0, 9.0)}, "leave out the boxes"),
         ({"variant": "hallo3"}, "must be one of auto, hallo, hallo2"),
         ({"face_embedding": "landmarks.npy"}, "a face embedding has 10 numbers, got"),

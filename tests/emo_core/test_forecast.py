@@ -130,3 +130,19 @@ def test_live_bytes_count_what_lives_and_no_views() -> None:
 def test_bytes_of_counts_shared_storage_once() -> None:
     tensor = torch.zeros(10)
     assert bytes_of({"a": [tensor, tensor[2:]], "b": (torch.zeros(1),), "c": "text"}) == 44
+
+
+def test_a_film_of_another_shape_is_counted_by_its_own() -> None:
+    config, guidance = small_config(), Guidance(2.0)
+    own = step_bytes(config, guidance, torch.float32)
+    side = config.picture_size
+    assert step_bytes(config, guidance, torch.float32, (side, side)) == own
+    wide = step_bytes(config, guidance, torch.float32, (side, 2 * side))
+    assert wide.weights == own.weights
+    assert 1.8 * own.activations < wide.activations < 2.2 * own.activations
+    square, oblong = (
+        forecast(config, own, 100, 10, size) for size in (None, (side, 2 * side))
+    )
+    assert oblong.latents == 2 * square.latents
+    assert oblong.pictures == 2 * square.pictures
+    assert oblong.clips == 2 * square.clips
