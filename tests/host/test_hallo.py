@@ -13,7 +13,7 @@ import torch
 from client import Client
 from comfyui import Server
 from prompts import Graph
-from published_hallo import published_state, write_wav2vec
+from published_hallo import WAV2VEC, published_state, write_wav2vec
 from safetensors.torch import save_file
 
 from emo_core.config import AudioConfig, EMOConfig, LocatorConfig
@@ -67,7 +67,7 @@ def files(server: Server, comfyui: Path) -> Server:
     encoders, coders = server.models / "audio_encoders", server.models / "vae_approx"
     for folder in (encoders, coders):
         folder.mkdir(parents=True, exist_ok=True)
-    write_wav2vec(encoders / "wav2vec2-base-960h", layers=12)
+    write_wav2vec(encoders / "wav2vec2-base-960h", {**WAV2VEC, "num_hidden_layers": 12})
     (server.folder / "input" / "face.json").write_text(str(torch.randn(512).tolist()))
     made = subprocess.run(
         [sys.executable, "-c", f"FOLDER = {str(coders)!r}\n{TAESD}"], cwd=comfyui,
