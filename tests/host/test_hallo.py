@@ -108,7 +108,8 @@ def test_the_published_layout_goes_to_a_saved_film(
     names = info["FaceLocatorMask"]["output_name"]
     masks = {name: [lips.id, names.index(name)] for name in ("region", "lips")}
     film = graph.add("MotionFrameLooper", vae, loader, reference, heard, noise, steps=2,
-                     motion_frames=None, motion_images=None, **masks)  # fmt: skip
+                     motion_frames=None, motion_images=None, existing_film=None,
+                     **masks)  # fmt: skip
     video = graph.add("EMODecodeVideo", vae, film, heard)
     back = graph.add("EMOPasteBack", crop, video, images=None, mask=None)
     graph.add("SaveVideo", back, filename_prefix="video/hallo")
