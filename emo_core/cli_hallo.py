@@ -54,7 +54,7 @@ def add_hallo_options(parser: argparse.ArgumentParser) -> None:
             help=f"how far the sound moves {what}, with Hallo's weights, 0 to 10; 0 leaves it "
             "still (default 1)")  # fmt: skip
     add("--reproduce", action="store_true",
-        help="do everything as Hallo's own program: the whole picture stretched, its stream of "
+        help="as Hallo's own program samples: the whole picture stretched, its stream of "
         "noise with seed 42, colours cut to whole 255ths")  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def add_convert(commands: Any) -> None:
     parser = commands.add_parser(
         "convert",
         allow_abbrev=False,
-        help="write published weights as one .safetensors file, or back",
+        help="write published weights as one .safetensors file, or back for this package",
         description="Write Hallo's net.pth as one .safetensors file with its configuration in the "
         "header, or a checkpoint's network under Hallo's names as .pth. Every tensor stays bit for "
         "bit what it is; those that cannot reach a film are left out.",

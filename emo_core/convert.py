@@ -1,4 +1,4 @@
-"""`emo convert`: published weights into one file of ours, and back into their own layout."""
+"""`emo convert`: published weights into one file of ours, and back into their own names."""
 
 from __future__ import annotations
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors
-import torch
 from torch import Tensor
 
 from .clip_files import (
@@ -134,7 +133,7 @@ class ClipStore:
             if self._read_clip(key) is None:
                 raise
 
-    def get(self, key: str, mapped: bool = False) -> Tensor | None:
+    def get(self, key: str) -> Tensor | None:
         """A clip's latents (F, C, h, w) on the CPU, as they were put; None if they are not there.
 
         A file that is damaged, truncated or foreign is logged by name and set aside with the
@@ -142,21 +141,9 @@ class ClipStore:
 
         Args:
             key: of clip_keys.
-            mapped: leave them in the file, for films that are longer than the memory; the file is
-                read and checked once, and changes to the tensor do not reach it. Not for network
-                drives, where a file that vanishes ends the process that reads it.
         """
         found = self._read_clip(key)
-        if found is None:
-            return None
-        if mapped:
-            # Another process may have evicted it since; what was read is as good.
-            with (
-                contextlib.suppress(OSError, safetensors.SafetensorError),
-                safetensors.safe_open(self._clip_path(key), "pt") as file,
-            ):
-                return torch.as_tensor(file.get_tensor("latents"))
-        return found[0]
+        return None if found is None else found[0]
 
     def has(self, key: str) -> bool:
         """Whether a clip's file is there; whether it is whole, get() says."""
@@ -167,10 +154,10 @@ class ClipStore:
         found = self._read_clip(key)
         return None if found is None else found[1]
 
-    def film_clips(self, keys: Iterable[str], mapped: bool = False) -> Iterator[Tensor]:
+    def film_clips(self, keys: Iterable[str]) -> Iterator[Tensor]:
         """Yield a film's clips (F, C, h, w) in order up to the first that is not there."""
         for key in keys:
-            latents = self.get(key, mapped)
+            latents = self.get(key)
             if latents is None:
                 return
             yield latents

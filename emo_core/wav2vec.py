@@ -163,7 +163,13 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
                 file, map_location="cpu", weights_only=True, mmap=is_zipfile(file) or None
             )
     except Exception as error:
-        raise ValueError(f"{file} cannot be read as wav2vec2 weights: {error}") from None
+        reason: object = error
+        if "weights_only" in str(error):  # torch's words advise to let the file run its code
+            reason = (
+                "it holds more than tensors, and nothing of it was run; give model.safetensors of "
+                "facebook/wav2vec2-base-960h"
+            )
+        raise ValueError(f"{file} cannot be read as wav2vec2 weights: {reason}") from None
     if not isinstance(raw, dict):
         raise ValueError(f"{file} holds no tensors by name; expected wav2vec2 weights")
     state = {}

@@ -199,7 +199,7 @@ def _open_safetensors(path: Path) -> WeightFile:
 
 
 def _open_pickle(path: Path, zipped: bool) -> WeightFile:
-    """The only place where a pickle is read: as weights only, so that nothing in it can run."""
+    """A pickle, read as weights only, so that nothing in it can run."""
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
     except pickle.UnpicklingError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -23,6 +24,8 @@ from .compat import InputImpl, Schema, io
 from .faces import pictures_of, read_mask
 from .host import check_interrupted
 from .sockets import Crop, unpack_crop
+
+logger = logging.getLogger(__name__)
 
 _AT_ONCE = 16
 Lay = Callable[[Tensor], Tensor]
@@ -118,6 +121,18 @@ def _layer(crop: Any, feather: float, mask: Tensor | None) -> Lay:
             )
         inside = inside * allowed[0]
     shows = fading(inside, round(feather * square[2]))
+    most = float(shows.max())
+    if most == 0:
+        raise ValueError(
+            "nothing of the film would show: the mask lies outside of the crop's square, or is "
+            f"narrower than its edges fade; lower feather, which is {feather:g}, or connect a "
+            "larger mask"
+        )
+    if most < 0.99:
+        logger.warning(
+            "the film shows at most to %.0f %%, because the mask is narrower than its edges fade; "
+            "lower feather", 100 * most,
+        )  # fmt: skip
     return lambda frames: paste(frames, picture, square, shows)
 
 
@@ -126,7 +141,8 @@ def _check_square(frames: Tensor) -> None:
     if height != width:
         raise ValueError(
             f"the film's pictures are {width}x{height} and the crop is a square; connect the film "
-            "that was made of the portrait of EMO Portrait Crop"
+            "that was made of the portrait of EMO Portrait Crop, with width and height at 0 in EMO "
+            "ReferenceNet Encode"
         )
 
 

@@ -156,6 +156,6 @@ class _Bomb:
 def test_a_pickle_that_runs_code_is_refused_and_nothing_of_it_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"a": _Bomb()}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="cannot be read as wav2vec2"):
+    with pytest.raises(ValueError, match="wav2vec2 weights: it holds more than tensors"):
         load_wav2vec2(tmp_path / "pytorch_model.bin")
     assert not (tmp_path / "exploded").exists()

@@ -72,13 +72,12 @@ def store(tmp_path: Path) -> ClipStore:
     return ClipStore(tmp_path / "clips", ROOMY)
 
 
-@pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
-def test_a_clip_comes_back_bit_for_bit(store: ClipStore, dtype: torch.dtype, mapped: bool) -> None:
+def test_a_clip_comes_back_bit_for_bit(store: ClipStore, dtype: torch.dtype) -> None:
     latents = clip(dtype=dtype)
     latents[0, 0, 0, :3] = torch.tensor([float("nan"), float("inf"), -0.0])
     store.put(key_of(1), latents, {"frames": 3, "text": "\u00e4", "list": [1.5, None]})
-    found = ClipStore(store.folder, ROOMY).get(key_of(1), mapped)
+    found = ClipStore(store.folder, ROOMY).get(key_of(1))
     assert found is not None and found.dtype == dtype
     assert torch.equal(found.view(torch.uint8), latents.view(torch.uint8))
     assert store.header(key_of(1)) == {"frames": 3, "text": "\u00e4", "list": [1.5, None]}
@@ -98,21 +97,12 @@ def test_what_is_not_there_is_none(store: ClipStore) -> None:
     assert store.usage() == Usage(0, 0) and store.films() == []
 
 
-@pytest.mark.parametrize("mapped", [False, True])
-def test_changes_to_a_tensor_do_not_reach_the_file(store: ClipStore, mapped: bool) -> None:
+def test_changes_to_a_tensor_do_not_reach_the_file(store: ClipStore) -> None:
     store.put(key_of(1), clip(1), {})
-    found = store.get(key_of(1), mapped)
+    found = store.get(key_of(1))
     assert found is not None
     found += 1
     assert torch.equal(store.get(key_of(1)), clip(1))
-
-
-def test_a_mapped_clip_outlives_its_file(store: ClipStore) -> None:
-    store.put(key_of(1), clip(1), {})
-    found = store.get(key_of(1), mapped=True)
-    if os.name == "posix":
-        path_of(store, 1).unlink()
-    assert torch.equal(found, clip(1))
 
 
 def test_a_clip_that_is_there_is_not_written_again(store: ClipStore) -> None:
@@ -568,10 +558,9 @@ def test_an_unfinished_film_is_opened_up_to_its_first_missing_clip(store: ClipSt
     again = ClipStore(store.folder, ROOMY)
     found = again.read_manifest("take-1")
     assert found == film(0, 1, 2, 3, 4)
-    for mapped in (False, True):
-        clips = list(again.film_clips(found.keys, mapped))
-        assert len(clips) == 3
-        assert all(torch.equal(latents, clip(k)) for k, latents in enumerate(clips))
+    clips = list(again.film_clips(found.keys))
+    assert len(clips) == 3
+    assert all(torch.equal(latents, clip(k)) for k, latents in enumerate(clips))
 
 
 def test_a_film_is_read_one_clip_at_a_time(store: ClipStore) -> None:

@@ -134,6 +134,8 @@ def test_the_output_that_was_not_made_says_so(crop: Any, paste: Any, film: Any) 
 def test_what_does_not_fit_is_said(crop: Any, paste: Any, film: Any) -> None:
     portrait, data, _ = crop(mask=MASK)
     black = torch.zeros(1, H, W)
+    speck = black.clone()
+    speck[:, H // 2, W // 2] = 1
     outside = {**data, "square": (80, 0, 40)}
     lacking = {"version": 1, "picture": IMAGE}
     for given, sentence in (
@@ -141,6 +143,7 @@ def test_what_does_not_fit_is_said(crop: Any, paste: Any, film: Any) -> None:
         ({"crop": data, "images": portrait, "video": film}, "both are connected"),
         ({"crop": data, "images": portrait[:, :20]}, "are 40x20 and the crop is a square"),
         ({"crop": data, "images": portrait, "mask": black}, "the mask is black"),
+        ({"crop": data, "images": portrait, "mask": speck, "feather": 0.5}, "lower feather"),
         ({"crop": outside, "images": portrait}, "lies outside of its picture of 90x60"),
         ({"crop": lacking, "images": portrait}, "EMO_CROP lacks square"),
     ):
