@@ -162,7 +162,7 @@ def test_only_one_clip_is_read_at_a_time(model: EMO, store: ClipStore) -> None:
     film, asked = make_film(model), []
     run(model, film, store)
     get = store.get
-    store.get = lambda key, mapped=False: (asked.append(key), get(key, mapped))[1]  # type: ignore[method-assign,func-returns-value]
+    store.get = lambda key: (asked.append(key), get(key))[1]  # type: ignore[method-assign,func-returns-value]
     kept = KeptClips(store, KEY, tracks_of(film, model.config))
     sampler = make_sampler(model.denoising_unet, 2, Guidance(1.5))
     for done, _ in enumerate(generate(model, film, plan_clips(COUNT, FRAMES), sampler, kept=kept)):
