@@ -68,7 +68,8 @@ def animate(request: AnimateRequest, progress: Progress | None = None) -> Animat
         film = film_from(checkpoint, material)
         if request.film is not None:
             film = replace(film, given=_given(request, checkpoint, film, picture, count))
-        plans = list(plan_joins(request.joins, count, config.temporal, film.levels))
+        joins = "plain" if request.reproduce else request.joins
+        plans = list(plan_joins(joins, count, config.temporal, film.levels))
         report = _report(request, checkpoint, count, len(plans), size)
         logger.info(
             "%d frames (%.2f s at %d fps) in %d clips of %d steps",

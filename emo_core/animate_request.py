@@ -51,7 +51,7 @@ class AnimateRequest:
         face_embedding: file of the portrait's face embedding; None for zeros.
         clips: folder where sampled clips are kept, so that none is sampled twice; None for none.
         clips_limit: what that folder may take, in GB, above 0.
-        joins: "plain", "quiet" or "overlap"; see joins.plan_joins().
+        joins: "auto", "plain", "quiet" or "overlap"; see joins.plan_joins().
         lock: "off", "weak" or "strong"; see lock.lock_colours().
         film: an existing film of the person, to be voiced anew from its beginning; None for none.
         denoise: how much of its pictures is made anew, above 0 up to 1.
@@ -85,7 +85,7 @@ class AnimateRequest:
     face_embedding: Path | None = None
     clips: Path | None = None
     clips_limit: float = 2.0
-    joins: JoinKind = "plain"
+    joins: JoinKind = "auto"
     lock: str = "off"
     film: Path | None = None
     denoise: float = 1.0
@@ -139,7 +139,9 @@ def check_request(request: AnimateRequest) -> None:
         )
     check_joins(request.joins)
     check_lock(request.lock)
-    if request.reproduce and (request.joins, request.lock) != ("plain", "off"):
+    if request.reproduce and (
+        request.joins not in ("auto", "plain") or request.lock != "off"
+    ):
         raise ValueError(
             "--reproduce does what Hallo's own program does, whose joins are plain; leave out "
             "--joins and --lock"

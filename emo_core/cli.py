@@ -210,9 +210,9 @@ def _add_animate(commands: Any) -> None:
 def _add_joins(parser: argparse.ArgumentParser) -> None:
     """How clips meet, and an existing film."""
     add = parser.add_argument
-    add("--joins", choices=("plain", "quiet", "overlap"), default="plain",
+    add("--joins", choices=("auto", "plain", "quiet", "overlap"), default="auto",
         help="where clips meet: at equal distances, where the sound is quietest, or over frames "
-        "that both share (default plain)")
+        "that both share (default auto: what suits the model; emo-tiny overlap, Hallo plain)")
     add("--lock", choices=("off", "weak", "strong"), default="off",
         help="hold the colours of every clip to the portrait's, against drift (default off)")
     add("--film", type=Path, metavar="FILE",

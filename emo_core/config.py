@@ -130,6 +130,8 @@ class TemporalConfig:
         hand_over: motion frames go on as "latents", or through "pixels": decoded, clamped, encoded.
         motion_mask: share of the motion frames' pixels outside the face that are turned to grey at
             random (Hallo2: a quarter); needs hand_over "pixels".
+        joins: where clips meet unless a film asks for something else: "plain" as EMO's and Hallo's
+            do, or another of joins.plan_joins() that was measured to suit the weights better.
     """
 
     levels: tuple[int, ...]
@@ -140,8 +142,11 @@ class TemporalConfig:
     first_motion: Literal["zeros", "image"]
     hand_over: Literal["latents", "pixels"]
     motion_mask: float = 0.0
+    joins: Literal["plain", "quiet", "overlap"] = "plain"
 
     def __post_init__(self) -> None:
+        if self.joins not in ("plain", "quiet", "overlap"):
+            raise ValueError(f"joins must be plain, quiet or overlap, got {self.joins!r}")
         if not 0 <= self.motion_mask < 1 or (self.motion_mask and self.hand_over != "pixels"):
             raise ValueError(
                 "motion_mask is a share of pixels, 0 to 1, and needs hand_over 'pixels'; got "

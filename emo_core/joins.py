@@ -18,8 +18,8 @@ from .clips import ClipPlan, check_num_frames, plan_clips
 from .config import TemporalConfig
 from .given import Given
 
-JoinKind = Literal["plain", "quiet", "overlap"]
-JOINS: tuple[JoinKind, ...] = ("plain", "quiet", "overlap")
+JoinKind = Literal["auto", "plain", "quiet", "overlap"]
+JOINS: tuple[JoinKind, ...] = ("auto", "plain", "quiet", "overlap")
 
 _FULL_SCALE = 32767
 
@@ -44,7 +44,8 @@ def plan_joins(
 
     Args:
         joins: "plain" for joins at equal distances; "quiet" for joins where the sound is quietest,
-            in the last third of a clip; "overlap" for clips that share their ends.
+            in the last third of a clip; "overlap" for clips that share their ends; "auto" for what
+            the weights were measured to do best, `config.joins`.
         num_frames: frames of the film.
         config: how long clips and their motion frames are.
         levels: sound_levels() of the film, for "quiet".
@@ -54,6 +55,7 @@ def plan_joins(
     """
     check_joins(joins)
     check_num_frames(num_frames)
+    joins = config.joins if joins == "auto" else joins
     if joins == "overlap":
         return _plan_overlap(num_frames, config.num_frames, overlap_of(config))
     if joins == "quiet":

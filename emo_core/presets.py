@@ -126,7 +126,7 @@ def tiny() -> EMOConfig:
             position_grid=16,
         ),
         audio=AudioConfig("layer", 4, 128, 2, 5, 128, 0, "logmel", "after", "grid"),
-        temporal=TemporalConfig((0, 1), 1, 16, 12, 4, "zeros", "latents"),
+        temporal=TemporalConfig((0, 1), 1, 16, 12, 4, "zeros", "latents", joins="overlap"),
         speed=_SPEED,
         locator=LocatorConfig(1, (8, 16, 32, 32)),
         sampling=SamplingConfig("cosine", "v_prediction", 6, 2.0),

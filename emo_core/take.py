@@ -142,7 +142,7 @@ class Take:
             "software": "EMO Portrait", "model": report.model, "clip_length": report.clip_length,
             "seed": report.seed, "steps": report.steps, "cfg": report.cfg, "speed": request.speed,
         }  # fmt: skip
-        if request.joins != "plain":
+        if any(plan.first != plan.index * report.clip_length for plan in self.plans):
             notes["clip_starts"] = [plan.first for plan in self.plans]
         sound = (self.material.waveform, self.material.sample_rate)
         size = (report.width, report.height)

@@ -48,7 +48,7 @@ class Settings:
     sampler: Any = None
     sigmas: Tensor | None = None
     guider: Any = None
-    joins: str = "plain"
+    joins: str = "auto"
     lock: str = "off"
 
     @property

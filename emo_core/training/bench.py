@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -79,17 +79,21 @@ class Bench:
         animate: the model.
         meter: what reads its films.
         round_trip: the model's VAE, there and back.
-        clip_length: frames of a clip.
+        clip_starts: the first frame of every clip in a film of so many frames.
     """
 
     def __init__(
-        self, animate: Animate, meter: PuppetMeter, round_trip: RoundTrip, clip_length: int
+        self,
+        animate: Animate,
+        meter: PuppetMeter,
+        round_trip: RoundTrip,
+        clip_starts: Callable[[int], Sequence[int]],
     ) -> None:
         """Keep what is needed."""
         self.animate = animate
         self.meter = meter
         self.round_trip = round_trip
-        self.clip_length = clip_length
+        self.clip_starts = clip_starts
         self.strangers = gallery(meter, 99)
 
     def measure(
@@ -150,7 +154,7 @@ class Bench:
         portrait = self.meter.read(film.portrait()[None]).identity
         to_portrait = self.meter.identity_error(read.identity, portrait)
         centre = smooth(read.centre)
-        jump = join_jump(frames, self.clip_length)
+        jump = join_jump(frames, self.clip_starts(len(frames)))
         return {
             "missing_frames": float(len(film.controls) - len(frames)),
             "openness_r": openness_against(read, film),

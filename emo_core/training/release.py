@@ -13,10 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..clips import plan_clips
+from ..clips import ClipPlan
 from ..face import CENTRED_PRIOR, WHOLE_PICTURE, Box, expand_box
 from ..film import Material, decode, film_from, hand_over, own_vae
 from ..generate import Film, generate
+from ..joins import plan_joins
 from ..model import EMO
 from ..presets import tiny
 from ..sampling import Guidance, make_sampler
@@ -93,7 +94,7 @@ def measure(
     )  # fmt: skip
     utterances = {name: load_utterances(path) for name, path in voices.items()}
     animator = PuppetAnimator(loaded, meter)
-    bench = Bench(animator, meter, animator.round_trip, loaded.config.temporal.num_frames)
+    bench = Bench(animator, meter, animator.round_trip, animator.clip_starts)
     origin = Origin(digest(find_checkpoint(checkpoint)), digest(METERS_FILE))
     return measure_rows(bench, utterances, settings, Journal(journal, origin), rows)
 
@@ -128,11 +129,18 @@ class PuppetAnimator:
     ) -> Tensor:
         """Make a film; see bench.Animate."""
         film = self.film(portrait, waveform, speed, region_scale, prior, seed)
-        plans = plan_clips(len(film.audio), self.checkpoint.config.temporal.num_frames)
+        plans = self._plans(len(film.audio))
         clips = generate(
             self.checkpoint.model, film, plans, self.sample, hand_over(self.checkpoint)
         )
         return torch.cat([decode(self._vae, latents) for latents in clips])
+
+    def clip_starts(self, count: int) -> list[int]:
+        """The first frame of every clip in a film of so many frames."""
+        return [plan.first for plan in self._plans(count)]
+
+    def _plans(self, count: int) -> list[ClipPlan]:
+        return list(plan_joins("auto", count, self.checkpoint.config.temporal))
 
     def film(
         self,

@@ -159,7 +159,7 @@ def test_a_film_is_voiced_anew(make: Callable[..., Path], tmp_path: Path) -> Non
         ({"film": Path("a.mp4")}, "nothing of the film would stay; give less"),
         ({"film": Path("a.mp4"), "denoise": 0.5, "reproduce": True}, "which has no --film"),
         ({"joins": "quiet", "reproduce": True}, "whose joins are plain"),
-        ({"joins": "none"}, "joins must be one of plain, quiet, overlap, got 'none'"),
+        ({"joins": "none"}, "joins must be one of auto, plain, quiet, overlap, got 'none'"),
         ({"lock": "none"}, "lock must be one of off, weak, strong, got 'none'"),
     ],
 )

@@ -24,6 +24,7 @@ from emo_core.model import EMO
 from emo_core.presets import emo, hallo, tiny
 from emo_core.sampling import Guidance, make_sampler
 
+KINDS = [kind for kind in JOINS if kind != "auto"]
 LENGTH = 8
 COUNT = 30
 
@@ -37,7 +38,7 @@ def levels(count: int, seed: int = 0) -> Tensor:
     return torch.randint(0, 6, (count,), generator=generator)
 
 
-@pytest.mark.parametrize("joins", JOINS)
+@pytest.mark.parametrize("joins", KINDS)
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 9, 11, 12, 13, 21, 24, 25, 100])
 @pytest.mark.parametrize(("length", "motion"), [(12, 4), (14, 2), (12, 12), (4, 2), (3, 2), (1, 1)])
 def test_every_frame_is_kept_once(joins: str, count: int, length: int, motion: int) -> None:
@@ -52,6 +53,17 @@ def test_every_frame_is_kept_once(joins: str, count: int, length: int, motion: i
         # What is shared is what the clip before was sampled with and did not keep.
         assert before.kept + plan.shared <= length and 2 * plan.shared <= length
     assert plans[0].shared == 0
+
+
+def test_auto_is_what_the_weights_ask_for() -> None:
+    assert (tiny().temporal.joins, hallo().temporal.joins, emo().temporal.joins) == (
+        "overlap", "plain", "plain",
+    )  # fmt: skip
+    for kind in ("plain", "overlap"):
+        config = replace(temporal(), joins=kind)
+        assert list(plan_joins("auto", 40, config)) == list(plan_joins(kind, 40, config))
+    with pytest.raises(ValueError, match="joins must be plain, quiet or overlap, got 'auto'"):
+        replace(temporal(), joins="auto")
 
 
 def test_plain_joins_are_the_plan_without_a_choice() -> None:
@@ -239,7 +251,7 @@ def test_films_of_other_joins_in_one_store_are_told_apart(model: EMO, tmp_path: 
     store = open_store(tmp_path)
     assert store is not None
     film = make_film(model)
-    for joins in JOINS:
+    for joins in KINDS:
         kept = KeptClips(store, "a film", tracks_of(film, model.config))
         for a, b in zip(made(model, film, joins, kept=kept), made(model, film, joins), strict=True):
             assert torch.equal(a, b)
