@@ -164,10 +164,24 @@ class _Watch:
         }
 
 
+def chosen_options(names: str) -> list[str]:
+    """Read the names of OPTIONS, with semicolons in between; nothing stands for all.
+
+    Raises:
+        ValueError: if there is no such option.
+    """
+    chosen = [name.strip() for name in names.split(";") if name.strip()] or list(OPTIONS)
+    for name in chosen:
+        if name not in OPTIONS:
+            raise ValueError(f"there are no joins {name!r}; choose of {'; '.join(OPTIONS)}")
+    return chosen
+
+
 def measure_joins(
-    bench: JoinBench, utterances: Sequence[Utterance], films: int, seconds: float, journal: Journal
-) -> dict[str, list[Measured]]:
-    """Measure every option on the same films.
+    bench: JoinBench, utterances: Sequence[Utterance], films: int, seconds: float,
+    journal: Journal, options: Sequence[str] = tuple(OPTIONS),
+) -> dict[str, list[Measured]]:  # fmt: skip
+    """Measure options on the same films.
 
     Args:
         bench: the model.
@@ -175,19 +189,20 @@ def measure_joins(
         films: how many films.
         seconds: their length.
         journal: films in it are not made again; the others come into it one by one.
+        options: names of OPTIONS.
 
     Returns:
-        The films' figures by the names of OPTIONS.
+        The films' figures by the names of the options.
     """
-    found: dict[str, list[Measured]] = {name: [] for name in OPTIONS}
+    found: dict[str, list[Measured]] = {name: [] for name in options}
     for index in range(films):
         turned = [*utterances[index % len(utterances) :], *utterances]
         truth = make_film(long_utterance(turned, seconds), _FIRST_SEED + index)
-        for name, option in OPTIONS.items():
+        for name in options:
             row = f"joins {name}, {seconds:g} s"
             measured = journal.find(row, "espeak", index)
             if measured is None:
-                measured = bench.measure(truth, index, option)
+                measured = bench.measure(truth, index, OPTIONS[name])
                 journal.add(row, "espeak", index, measured)
                 logger.info("%s: film %d of %d", row, index + 1, films)
             found[name].append(measured)

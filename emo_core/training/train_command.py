@@ -94,7 +94,7 @@ def add_train(subparsers: Any) -> None:
         metavar="NAMES",
         help="report: rows to measure, with commas: speech, picture, silence, "
         "expression, region, prior, speed, long, cost (default: all); films "
-        "measured before are not measured again",
+        "measured before are not measured again; joins: options, with semicolons",
     )
     parser.set_defaults(run=run_train)
 

@@ -216,8 +216,9 @@ def measure_joins(args: argparse.Namespace) -> None:
     bench = join_films.JoinBench(load_model(args.model), load_meter())
     origin = Origin(digest(find_checkpoint(args.model)), digest(METERS_FILE))
     journal, seconds = Journal(args.work / "joins.jsonl", origin), 60 * (args.minutes or 1)
+    options = join_films.chosen_options(args.rows or "")
     found = join_films.measure_joins(
-        bench, load_utterances(voices), args.count or 4, seconds, journal
+        bench, load_utterances(voices), args.count or 4, seconds, journal, options
     )
     output = args.output or args.work / "joins.md"
     output.write_text(join_films.joins_table(found, seconds), encoding="utf-8")

@@ -17,6 +17,7 @@ from emo_core.training.join_films import (
     JoinBench,
     JoinOption,
     _Watch,
+    chosen_options,
     joins_table,
     measure_joins,
 )
@@ -87,6 +88,12 @@ def test_a_stopped_measurement_goes_on_where_it_was(tmp_path: Path) -> None:
     # Every option has the same puppets and noise, film by film.
     for one, other in pairwise([a for a in first.asked + second.asked if a[0] == 0]):
         assert (one[0], one[2]) == (other[0], other[2]) and one[1] != other[1]
+    one = measure_joins(second, words, 1, 1.0, Journal(path, WORLD), chosen_options("overlap"))
+    assert list(one) == ["overlap"] and len(first.asked) + len(second.asked) == 2 * len(OPTIONS)
+    assert chosen_options("") == list(OPTIONS)
+    assert chosen_options("quiet; plain, weak lock") == ["quiet", "plain, weak lock"]
+    with pytest.raises(ValueError, match="no joins 'loud'; choose of plain; "):
+        chosen_options("loud")
     third = Counted()
     measure_joins(third, words, 2, 2.0, Journal(path, WORLD))
     assert len(third.asked) == 2 * len(OPTIONS)
