@@ -152,7 +152,7 @@ def test_films_of_another_shape(
     usual: dict[str, object], films: list[Film], capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [str(usual[name]) for name in ("portrait", "sound")]
-    words += ["-o", str(usual["output"]), "--device", "cpu", "--json", "--steps", "1"]
+    words += ["-o", str(usual["output"]), "--device", "cpu", "--json", "--steps", "1", "--cfg", "1"]
     for option in ("model", "vae", "audio_encoder"):
         words += [f"--{option.replace('_', '-')}", str(usual[option])]
     assert main(["animate", *words, "--size", "320x256", "--face-box", "20,15,50,40"]) == 0
@@ -175,6 +175,7 @@ def test_pose_face_and_lip_weight(
 ) -> None:
     words = [str(usual[name]) for name in ("portrait", "sound")]
     words += ["-o", str(usual["output"]), "--device", "cpu", "--json", "--no-clips"]
+    words += ["--duration", "0.16"]  # one clip
     for option in ("model", "vae", "audio_encoder"):
         words += [f"--{option.replace('_', '-')}", str(usual[option])]
     made = []
