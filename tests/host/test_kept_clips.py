@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from emo_core.sound_files import read_sound
 from emo_core.video import read_video
 
-SECONDS, CLIPS, STEPS = 1.8, 4, 8
+SECONDS, CLIPS, STEPS = 1.8, 4, 12
 """45 frames of emo-tiny, which are four clips of 12; steps enough to be quicker than the film."""
 KILLS = int(os.environ.get("EMO_SOAK_KILLS", "20"))
 
