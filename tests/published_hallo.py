@@ -12,6 +12,7 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -106,8 +107,15 @@ def seeded_model(config: EMOConfig | None = None) -> EMO:
 
 
 def published_state(config: EMOConfig | None = None) -> dict[str, Tensor]:
-    """All tensors of a net.pth, also those that cannot matter, seeded, under its names."""
-    config = config or tiny_hallo()
+    """All tensors of a net.pth, also those that cannot matter, seeded, under its names.
+
+    The dictionary is the caller's, the tensors are everybody's.
+    """
+    return dict(_published_state(config or tiny_hallo()))
+
+
+@lru_cache(maxsize=2)
+def _published_state(config: EMOConfig) -> dict[str, Tensor]:
     levels = tuple(range(len(config.unet.widths)))
     everywhere = replace(config, temporal=replace(config.temporal, levels=levels))
     state = dict(seeded_model(everywhere).state_dict())

@@ -37,6 +37,8 @@ BROWSE = """async () => {
   return true;
 }"""
 LOADED = "() => window.app.graph.nodes.some(node => node.type === 'SaveVideo')"
+EMPTY = """() => !window.app.graph.nodes.length
+  && !document.querySelector('[role=dialog], [role=alertdialog]')"""
 UNKNOWN = """() => JSON.stringify(window.app.graph.nodes.map(node => node.type).filter(
   type => !window.LiteGraph.registered_node_types[type]))"""
 DIALOGS = """() => {
@@ -104,8 +106,7 @@ def browser(
         launched.close()
 
 
-@pytest.fixture
-def page(browser: Any, server: Server) -> Iterator[Any]:
+def open_page(browser: Any, server: Server) -> Any:
     """ComfyUI's page with the pack's nodes, nothing loaded."""
     # Of its own storage: the page opens the workflow again that was last open.
     page = browser.new_page(locale="en-US", viewport={"width": 1600, "height": 900})
@@ -113,8 +114,33 @@ def page(browser: Any, server: Server) -> Iterator[Any]:
     wait = waiting(page)
     page.goto(server.url, wait_until="domcontentloaded")
     wait(READY, PAGE_SECONDS, "the page of ComfyUI did not show the pack's nodes")
-    yield page
-    page.close()
+    return page
+
+
+@pytest.fixture
+def page(browser: Any, server: Server) -> Iterator[Any]:
+    """A page of the test's own."""
+    opened = open_page(browser, server)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def same_page(browser: Any, server: Server) -> Iterator[Any]:
+    """A page for tests that only look: to open it takes longer than what they do."""
+    opened = open_page(browser, server)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def emptied_page(same_page: Any) -> Any:
+    """That page without nodes and dialogs, as a user leaves it who closes what it showed."""
+    for _ in range(3):
+        same_page.keyboard.press("Escape")
+    same_page.evaluate("() => window.app.graph.clear()")
+    waiting(same_page)(EMPTY, PAGE_SECONDS, "the page could not be emptied")
+    return same_page
 
 
 def waiting(page: Any) -> Callable[[str, float, str], Any]:
@@ -166,7 +192,8 @@ def test_a_template_is_opened_and_run_and_shows_its_film(page: Any, title: str) 
 
 
 @pytest.mark.parametrize("title", [title for title in TEMPLATES if title not in RUN_ALWAYS])
-def test_the_other_templates_are_opened_with_every_node(page: Any, title: str) -> None:
+def test_the_other_templates_are_opened_with_every_node(emptied_page: Any, title: str) -> None:
+    page = emptied_page
     open_template(page, title)
     page.wait_for_timeout(1000)
     dialogs = " ".join(json.loads(page.evaluate(DIALOGS)))

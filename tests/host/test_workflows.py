@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import subprocess
-import sys
 import wave
 from math import ceil
 from pathlib import Path
@@ -16,6 +16,8 @@ import pytest
 from client import Client, Prompt, Run
 from prompts import WITHOUT_PROMPT, Graph, choices, from_workflow, inputs_of, is_widget
 from repository import NODE_IDS, ROOT
+
+from emo_core.cli import main
 
 WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
 RUN_HERE = {
@@ -294,11 +296,10 @@ def pictures(film: Path) -> list[Any]:
 
 def emo(*arguments: Any) -> str:
     """What the command line of the pack prints."""
-    command = [sys.executable, "-m", "emo_core.cli", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600,
-                          stdin=subprocess.DEVNULL)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert main([str(one) for one in arguments]) == 0
+    return said.getvalue()
 
 
 def expected_frames() -> int:
