@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 from comfyui import PACK, Server
+from loud import skip_loudly
 from repository import ROOT
 
 TEMPLATES = sorted(path.stem for path in (ROOT / "example_workflows").glob("*.json"))
 RUN_ALWAYS = ("EMO talking portrait", "EMO head speed and face region")
-"""The others are opened, and run with -m soak."""
+"""The others are opened; all run with -m soak."""
 PHOTOGRAPH, HALLO = "EMO photograph to film", "EMO talking photo (Hallo weights)"
 NEEDS_WEIGHTS = {
     PHOTOGRAPH: ("v1-5-pruned",),
@@ -32,6 +33,7 @@ OF_THE_PAGE = (
     "/api/prompt)", "PromptExecutionError",  # the server said no, which the test then reads
 )  # fmt: skip
 """What of the console's errors is no fault of the pack."""
+SKIPPED = "THE TESTS OF THE PAGE (tests/host/test_browser.py) WERE SKIPPED"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PAGE_SECONDS, FILM_SECONDS = 240, 300
 """How long a slow machine with other work to do may take for the page, and for a short film."""
@@ -95,17 +97,6 @@ def find_chromium(playwright: Any) -> str | None:
     return found or (own if own and Path(own).is_file() else None)
 
 
-def skip_loudly(request: pytest.FixtureRequest, what: str) -> None:
-    """Skip, and say so on the terminal once: nobody reads the reasons of skipped tests."""
-    reason = f"{what}: THE TESTS OF THE PAGE (tests/host/test_browser.py) WERE SKIPPED"
-    plugins = request.config.pluginmanager
-    reporter, capture = map(plugins.get_plugin, ("terminalreporter", "capturemanager"))
-    if reporter is not None and capture is not None:
-        with capture.global_and_fixture_disabled():
-            reporter.write_line(f"\n{reason}", yellow=True, bold=True)
-    pytest.skip(reason)
-
-
 @pytest.fixture(scope="module")
 def browser(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -114,12 +105,12 @@ def browser(
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
-        skip_loudly(request, "the package playwright is not installed")
+        skip_loudly(request, f"the package playwright is not installed: {SKIPPED}")
     home = tmp_path_factory.mktemp("browser")
     with sync_playwright() as playwright:
         program = find_chromium(playwright)
         if program is None:
-            skip_loudly(request, f"no Chromium was found ({', '.join(CHROMIUM)})")
+            skip_loudly(request, f"no Chromium was found ({', '.join(CHROMIUM)}): {SKIPPED}")
         launched = playwright.chromium.launch(
             executable_path=program, headless=True, timeout=PAGE_SECONDS * 1000,
             args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"],
@@ -208,9 +199,9 @@ def shows_its_film(page: Any, title: str) -> None:
 
 @pytest.mark.parametrize(
     "title",
-    [pytest.param(title, marks=() if title in RUN_ALWAYS else pytest.mark.soak)
-     for title in TEMPLATES if title not in NEEDS_WEIGHTS],
-)
+    [*RUN_ALWAYS, *(pytest.param(title, marks=pytest.mark.soak, id=f"{title}, with all others")
+                    for title in TEMPLATES if title not in NEEDS_WEIGHTS)],
+)  # fmt: skip
 def test_a_template_is_opened_and_run_and_shows_its_film(page: Any, title: str) -> None:
     open_template(page, title)
     dismiss(page, ())
