@@ -16,7 +16,7 @@ HELD, CLIPS = 5, 2
 def counted_film(info: dict[str, Any], file: str, hold_at: int = 0, **looper: Any) -> Prompt:
     """Half a second of film, whose steps are counted in a file: with cfg 1 each is one call."""
     graph = Graph(info)
-    graph.talking_portrait(0.5, cfg=1.0, keep_clips=False, **looper)
+    graph.talking_portrait(0.5, cfg=1.0, keep_clips=False, joins="plain", **looper)
     loader, film = (
         next(name for name, node in graph.prompt.items() if node["class_type"] == class_type)
         for class_type in ("EMOModelLoader", "MotionFrameLooper")
