@@ -137,13 +137,14 @@ class EMOGuider(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "cfg", default=2.0, min=0.0, max=30.0, step=0.1,
-                    tooltip="How strongly the film follows portrait, region and speed, 0 to 30; 1 "
-                    "is no guidance of these.",
+                    tooltip="How strongly the film follows portrait, region and speed, 0 to 30: 1 "
+                    "is no guidance of these; raise it when they count too little.",
                 ),
                 io.Float.Input(
                     "audio_cfg", default=2.0, min=0.0, max=30.0, step=0.1,
-                    tooltip="How strongly the mouth follows the sound, 0 to 30; raise it for "
-                    "wider mouths, lower it if they overshoot.",
+                    tooltip="How strongly the film follows the sound, 0 to 30: 1 is no guidance "
+                    "of it, 0 leaves it out; raise it when the sound counts too little, lower it "
+                    "when too much.",
                 ),
             ],
             outputs=[

@@ -30,10 +30,12 @@ from ..emo_core.weights import (
     skeleton,
     training_record,
 )
+from .backbone import EMOModel
 from .compat import Schema, io
 from .example import example_portrait
 from .foreign import way_out
-from .host import ATTACHMENT, EMOModel, EMOParts, Place, file_stamp, patcher, place_for
+from .host import ATTACHMENT, EMOParts, Place, file_stamp, patcher, place_for
+from .lora_names import EMOPatcher
 from .vae import build_vae, latent_colours, latent_format
 
 logger = logging.getLogger(__name__)
@@ -113,7 +115,7 @@ def load(
     place = place_for(file.num_parameters, dtype)
     model = EMOModel(config, form, place)
     _fill(model.diffusion_model, file, _BACKBONE, place)
-    out = patcher(model, place)
+    out = patcher(model, place, EMOPatcher)
     out.set_attachments(ATTACHMENT, _parts(file, config, place, reproduce))
     out.add_callback(comfy.patcher_extension.CallbacksMP.ON_CLEANUP, _forget)
     return out, vae

@@ -49,6 +49,7 @@ class EMOPatcher(CoreModelPatcher):  # type: ignore[misc, valid-type]
     def add_patches(self, patches: Mapping[Any, Any], *args: Any, **kwargs: Any) -> list[Any]:
         """See the host; the keys that were patched come back as they were given."""
         ours = self._own(patches)
+        self._check_merge({one: patches[key] for key, one in ours.items()})
         found = set(super().add_patches({one: patches[key] for key, one in ours.items()},
                                         *args, **kwargs))  # fmt: skip
         return [key for key, one in ours.items() if one in found]
@@ -61,6 +62,29 @@ class EMOPatcher(CoreModelPatcher):  # type: ignore[misc, valid-type]
         found = set(super().add_hook_patches(hook, {one: patches[key] for key, one in ours.items()},
                                              *args, **kwargs))  # fmt: skip
         return [key for key, one in ours.items() if one in found]
+
+    def _check_merge(self, patches: Mapping[Any, Any]) -> None:
+        """Refuse weights of another network, of which the host would merge a part in silence.
+
+        Where a shape differs it takes the first ratio of ours and adds nothing.
+        """
+        for name, patch in patches.items():
+            if not isinstance(patch, list):  # a list is a whole weight, as merges bring it
+                continue
+            theirs, own = patch[0][0].shape, self._weight(name)
+            if own is None or own.shape != theirs:
+                here = "has none of that name" if own is None else f"has {tuple(own.shape)}"
+                raise ValueError(
+                    f"the MODEL that is merged in is another network: its {name} has the shape "
+                    f"{tuple(theirs)} and EMO's {here}; merge MODELs of EMO Model Loader with the "
+                    "same layers"
+                )
+
+    def _weight(self, name: str) -> Any:
+        try:
+            return comfy.utils.get_attr(self.model, name)
+        except AttributeError:
+            return None
 
     def _own(self, patches: Mapping[Any, Any]) -> dict[Any, Any]:
         """Our key by each given one; of a key with an offset its name is the first part."""

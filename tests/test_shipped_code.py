@@ -39,6 +39,12 @@ HOST = {
     "folder_paths", "node_helpers", "latent_preview", "nodes", "server", "execution", "app",
 }  # fmt: skip
 HOST_IMPORTS: dict[str, set[str]] = {
+    "nodes/backbone.py": {
+        "comfy.latent_formats",
+        "comfy.model_base",
+        "comfy.patcher_extension",
+        "comfy.supported_models_base",
+    },
     "nodes/clip_sampler.py": {"comfy.sample", "comfy.samplers", "comfy.utils", "latent_preview"},
     "nodes/compat.py": {"comfy_api.v0_0_2"},
     "nodes/encoders.py": {"comfy.audio_encoders.wav2vec2"},
@@ -54,15 +60,10 @@ HOST_IMPORTS: dict[str, set[str]] = {
         "folder_paths",
     },
     "nodes/host.py": {
-        "comfy.latent_formats",
         "comfy.ldm.modules.attention",
-        "comfy.model_base",
         "comfy.model_management",
         "comfy.model_patcher",
-        "comfy.model_sampling",
         "comfy.ops",
-        "comfy.patcher_extension",
-        "comfy.supported_models_base",
         "comfy_execution.utils",
     },
     "nodes/keeping.py": {"comfy.ldm.modules.attention", "comfy.samplers", "folder_paths"},

@@ -17,6 +17,8 @@ from repository import ROOT, repository_files
 
 PACK = "emo-portrait"
 """The pack's folder in custom_nodes, as the registry installs it."""
+ANOTHER_PACK = Path(__file__).with_name("counting_node.py")
+"""A node of the tests, loaded beside the pack as one of somebody else."""
 START_SECONDS = 300.0
 """A cold disk and a busy processor have needed 160 s."""
 
@@ -59,6 +61,7 @@ class Server:
         for name in ("custom_nodes", "input", "output", "user", "models/emo"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         link_pack(folder / "custom_nodes")
+        shutil.copyfile(ANOTHER_PACK, folder / "custom_nodes" / ANOTHER_PACK.name)
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.client = Client(self.url)

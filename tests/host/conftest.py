@@ -44,7 +44,7 @@ def comfyui() -> Path:
 
 @pytest.fixture(scope="session")
 def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A ComfyUI server with this pack and nothing else, on the CPU."""
+    """A ComfyUI server with this pack and the tests' counting node, on the CPU."""
     running = Server(comfyui, tmp_path_factory.mktemp("comfyui"))
     try:
         running.wait_until_ready()

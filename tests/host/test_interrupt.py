@@ -1,43 +1,53 @@
-"""Stopping a film: it ends at once, and the server goes on as before."""
+"""Stopping a film: the step at work is its last, and the next in the queue is made as ever."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
-import pytest
 from client import Client, Prompt
+from comfyui import Server
 from prompts import Graph
 
+HELD, CLIPS = 5, 2
 
-@pytest.fixture
-def prompt(object_info: dict[str, Any]) -> Prompt:
-    """Half a second of film, one step a clip."""
-    graph = Graph(object_info)
-    graph.talking_portrait(0.5, steps=1)
+
+def counted_film(info: dict[str, Any], file: str, hold_at: int = 0, **looper: Any) -> Prompt:
+    """Half a second of film, whose steps are counted in a file: with cfg 1 each is one call."""
+    graph = Graph(info)
+    graph.talking_portrait(0.5, cfg=1.0, keep_clips=False, joins="plain", **looper)
+    loader, film = (
+        next(name for name, node in graph.prompt.items() if node["class_type"] == class_type)
+        for class_type in ("EMOModelLoader", "MotionFrameLooper")
+    )
+    counting = graph.add("CountCalls", model=[loader, 0], file=file, hold_at=hold_at)
+    graph.prompt[film]["inputs"]["model"] = [counting.id, 0]
     return graph.prompt
 
 
-def test_an_interruption_ends_within_a_step_and_leaves_the_server_usable(
-    client: Client, prompt: Prompt
+def calls(file: Path) -> int:
+    return len(file.read_text().splitlines()) if file.is_file() else 0
+
+
+def test_the_step_at_work_is_the_last_and_the_queue_goes_on(
+    server: Server, client: Client, object_info: dict[str, Any]
 ) -> None:
-    looper = next(node for node in prompt.values() if node["class_type"] == "MotionFrameLooper")
-    first = client.run(prompt)
-    assert first.succeeded, first.error
-    looper["inputs"]["steps"] = 1000  # minutes; what comes before the looper is cached
-    queued = client.queue(prompt)
-    looper["inputs"].update(steps=1, seed=4)
-    waiting = client.queue(prompt)
-    time.sleep(3)
+    stopped, behind = (server.folder / "output" / f"{name}.txt" for name in ("stopped", "behind"))
+    first = client.queue(counted_film(object_info, stopped.name, HELD, steps=1000))
+    second = client.queue(counted_film(object_info, behind.name, steps=3, seed=4))
+    until = time.monotonic() + 300
+    while calls(stopped) < HELD:
+        assert time.monotonic() < until, server.log
+        time.sleep(0.02)
     assert client.running()
     client.interrupt()
-    asked = time.monotonic()
-    stopped = client.wait(queued)
-    assert stopped.interrupted and not stopped.succeeded
-    # A step takes 0.1 s on an idle machine; a film of 1000 steps a clip, minutes.
-    assert time.monotonic() - asked < 60
-    behind = client.wait(waiting)
-    assert behind.succeeded, behind.error
-    looper["inputs"].update(steps=1, seed=5)
-    again = client.run(prompt)
+    run = client.wait(first)
+    assert run.interrupted and not run.succeeded
+    assert calls(stopped) == HELD
+    run = client.wait(second)
+    assert run.succeeded, run.error
+    assert calls(stopped) == HELD and calls(behind) == 3 * CLIPS
+    again = client.run(counted_film(object_info, behind.name, steps=2, seed=5))
     assert again.succeeded, again.error
+    assert calls(behind) == 5 * CLIPS

@@ -43,7 +43,7 @@ def start(comfyui: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]:
 def film_prompt(info: dict[str, Any], name: str, seconds: float = SECONDS, **looper: Any) -> Prompt:
     """A film whose latents core's Save Latent writes; nothing is decoded."""
     graph = Graph(info)
-    graph.talking_portrait(seconds, **({"steps": STEPS} | looper))
+    graph.talking_portrait(seconds, **({"steps": STEPS, "joins": "plain"} | looper))
     prompt = {
         node_id: node
         for node_id, node in graph.prompt.items()

@@ -114,6 +114,20 @@ def test_a_drive_that_is_not_there(
     assert offered.options == ["none"]
 
 
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="needs a second drive")
+def test_a_folder_on_another_drive_keeps_as_any(
+    small: Small, undisturbed: torch.Tensor, clips: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as drive:
+        clips.parent.mkdir(parents=True, exist_ok=True)
+        clips.symlink_to(drive, target_is_directory=True)
+        assert clips.stat().st_dev != clips.parent.stat().st_dev
+        for _ in range(2):
+            assert torch.equal(small.film(frames=FRAMES)[0], undisturbed)
+        assert len(list(Path(drive).glob("*/*.safetensors"))) == 4
+        assert not list(Path(drive).rglob(".*")) and warnings(caplog) == []
+
+
 def test_a_drive_that_goes_away_in_the_middle(
     small: Small, undisturbed: torch.Tensor, clips: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

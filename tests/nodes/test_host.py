@@ -98,7 +98,7 @@ def test_simple_steps_at_the_noise_levels_of_emo_core(
     small: Small, schedule: str, steps: int
 ) -> None:
     host, samplers = small.part("host"), import_module("comfy.samplers")
-    model = host.EMOModel(
+    model = small.part("backbone").EMOModel(
         sampled_as(schedule, "v_prediction"), small.model.model.latent_format,
         host.place_for(0, torch.float32),
     )  # fmt: skip

@@ -308,6 +308,17 @@ def test_a_clip_by_hand_is_kept_by_what_came_before_it(
     assert again(sampled) == [1, 2]
 
 
+def test_both_nodes_share_the_first_clip_alone(
+    small: Small, sampled: list[int], undisturbed: torch.Tensor
+) -> None:
+    small.film(frames=FRAMES)
+    again(sampled)
+    first, motion = small.clip(0, frames=FRAMES)
+    assert torch.equal(first, undisturbed[:CLIP]) and again(sampled) == []
+    small.clip(1, frames=FRAMES, motion_frames=motion)
+    assert again(sampled) == [1]
+
+
 def test_sockets_of_core_are_known_by_their_content(small: Small, sampled: list[int]) -> None:
     core = import_module("comfy_extras.nodes_custom_sampler")
 

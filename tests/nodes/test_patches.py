@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
 import pytest
 import torch
+from loud import skip_loudly
+from small_checkpoint import smallest_config
 from small_film import CLIP, Small, draw, ksample, open_small, portrait, save_model
 
 Patch = tuple[str, str, dict[str, Any]]
@@ -167,15 +172,15 @@ def test_cached_steps_are_left_out_of_both_branches(small: Small) -> None:
 
 
 def test_a_caching_wrapper_runs_fewer_steps(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
-    host = small.part("host")
+    kind = small.part("backbone").HostDenoiser
     counted: list[int] = []
-    before = host.HostDenoiser._predict
+    before = kind._predict
 
     def predict(self: Any, *given: Any, **named: Any) -> torch.Tensor:
         counted.append(1)
         return before(self, *given, **named)
 
-    monkeypatch.setattr(host.HostDenoiser, "_predict", predict)
+    monkeypatch.setattr(kind, "_predict", predict)
     ran = {}
     for threshold in (0.0, 3.0):
         widgets = {"reuse_threshold": threshold, "start_percent": 0.0, "end_percent": 1.0,
@@ -202,17 +207,58 @@ def test_merges_of_two_models_of_the_pack(pack: Any, run: Any, small: Small, pla
     assert torch.equal(one_clip(small, same), plain)
 
 
+def test_a_merge_with_another_network_is_refused(small: Small, pack: Any, run: Any,
+                                                 tmp_path: Any) -> None:  # fmt: skip
+    """The host would take the first ratio of EMO's own weights and add nothing, in silence."""
+    merging = import_module("comfy_extras.nodes_model_merging")
+    config = smallest_config()
+    wider = replace(config, unet=replace(config.unet, widths=(16, 32)))
+    kinds = import_module("comfy.ldm.modules.diffusionmodules.openaimodel")
+    diffusion = import_module("comfy.model_patcher").ModelPatcher(
+        torch.nn.ModuleDict({"diffusion_model": kinds.UNetModel(
+            image_size=8, in_channels=4, out_channels=4, model_channels=32, num_res_blocks=[1, 1],
+            channel_mult=(1, 2), transformer_depth=[1, 1], transformer_depth_middle=1,
+            transformer_depth_output=[1] * 4, num_heads=2, use_spatial_transformer=True,
+            context_dim=8, operations=import_module("comfy.ops").disable_weight_init,
+        )}), torch.device("cpu"), torch.device("cpu"),
+    )  # fmt: skip
+    other = open_small(pack, run, save_model(tmp_path / "wider.safetensors", wider)).model
+    merges = [
+        lambda model: merging.ModelMergeSimple().merge(small.model, model, 0.5),
+        lambda model: merging.ModelSubtract().merge(small.model, model, 0.5),
+        lambda model: merging.ModelMergeBlocks().merge(small.model, model, input=0.5),
+    ]
+    for merge in merges:
+        for model, said in ((other, r"has the shape \(.*\) and EMO's has \("), (diffusion, "")):
+            with pytest.raises(ValueError, match=f"is another network: .*{said}") as raised:
+                merge(model)
+            assert "\n" not in str(raised.value)
+
+
 @pytest.mark.soak
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("backend", ["eager", "inductor"])
+@pytest.mark.timeout(3600)
+@pytest.mark.filterwarnings("default")
+def test_the_traced_model_makes_the_same_film(small: Small, plain: torch.Tensor) -> None:
+    """All of TorchCompileModel but its compiler; minutes, for every kind of layer is traced."""
+    model = small.model.clone()
+    import_module("comfy_api.torch_helpers").set_torch_compile_wrapper(model, backend="eager")
+    torch.testing.assert_close(one_clip(small, model), plain, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
 @pytest.mark.filterwarnings("default")
 def test_the_compiled_model_makes_the_same_film(
-    small: Small, plain: torch.Tensor, backend: str
+    request: pytest.FixtureRequest, small: Small, plain: torch.Tensor
 ) -> None:
-    """TorchCompileModel; "eager" traces and guards like the other, without its compiler."""
-    model = small.model.clone()
-    import_module("comfy_api.torch_helpers").set_torch_compile_wrapper(model, backend=backend)
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++", "cl"))):
+        skip_loudly(request, "no C++ compiler: TORCH.COMPILE WITH INDUCTOR WAS NOT TESTED")
+    model = patched(small.model, ("nodes_torch_compile", "TorchCompileModel",
+                                  {"backend": "inductor"}))  # fmt: skip
+    compiled = import_module("torch._dynamo.utils").counters["stats"]
+    before = compiled["unique_graphs"]
     torch.testing.assert_close(one_clip(small, model), plain, atol=1e-3, rtol=1e-3)
+    assert compiled["unique_graphs"] > before
 
 
 def test_an_attention_override_is_called(small: Small, plain: torch.Tensor) -> None:
