@@ -26,12 +26,12 @@ from ..emo_core.detection import (
     load_detector,
 )
 from ..emo_core.face import Box, union_box
+from ..emo_core.face_masks import BLACK
 from .host import check_interrupted, on_device
 
 FOLDERS = ("detection", "facedetection", "facexlib")
 """Folders below the host's models folder where packs keep the detector's weights; ours first."""
 
-_BLACK = 1 / 512  # half of the least grey that an 8-bit mask can hold
 _BOX_KEYS = ("x", "y", "width", "height")
 
 
@@ -72,12 +72,12 @@ def read_mask(mask: Tensor, height: int, width: int) -> Tensor | None:
     union = union.reshape(-1, *mask.shape[-2:]).amax(0)[None, None]
     if tuple(union.shape[-2:]) != (height, width):
         union = functional.interpolate(union, (height, width), mode="bilinear", antialias=True)
-    return None if bool((union <= _BLACK).all()) else union[0].clamp(0, 1)
+    return None if bool((union <= BLACK).all()) else union[0].clamp(0, 1)
 
 
 def mask_edges(mask: Tensor) -> tuple[int, int, int, int] | None:
     """Left, top, right, bottom in pixels around what is not black in a mask (1, H, W)."""
-    inside = mask[0] > _BLACK
+    inside = mask[0] > BLACK
     rows, columns = inside.any(1).nonzero(), inside.any(0).nonzero()
     if len(rows) == 0:
         return None
