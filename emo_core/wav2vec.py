@@ -4,6 +4,7 @@ The paper cites wav2vec (1.0) and says "various blocks"; its descendants (Hallo,
 all use wav2vec2-base-960h and the outputs of its 12 transformer blocks, and so do we.
 """
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ class Wav2Vec2File:
     Attributes:
         file: its tensors.
         names: Wav2Vec2Model's name of each tensor -> its name in the file.
-        encoder: what load() fills, without weights.
+        encoder: the network, without weights.
     """
 
     file: WeightFile
@@ -112,17 +113,18 @@ class Wav2Vec2File:
     encoder: Wav2Vec2Encoder
 
     def load(self, device: torch.device | str | None = None) -> Wav2Vec2Encoder:
-        """The encoder itself, whose tensors are read one by one; called once.
+        """The encoder with its weights, which are read one by one.
 
         Args:
             device: of the parameters.
         """
-        module = self.encoder.wav2vec2.to_empty(device=device or "cpu")
+        encoder = copy.deepcopy(self.encoder)
+        encoder.wav2vec2.to_empty(device=device or "cpu")
         with torch.no_grad():
-            for name, tensor in module.state_dict().items():
+            for name, tensor in encoder.wav2vec2.state_dict().items():
                 if name in self.names:
                     tensor.copy_(self.file.read(self.names[name]))
-        return self.encoder
+        return encoder
 
 
 def load_wav2vec2(
