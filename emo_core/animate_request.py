@@ -1,7 +1,7 @@
 """What `emo animate` is asked for, and what of it can work with no portrait, sound or model.
 
 animate() asks check_request() before it reads anything; what depends on the portrait, the sound or
-the model it checks before it reads a weight.
+the model it checks before it reads a weight, but for the length of an existing film.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from ..emo_core.detection import (
 )
 from ..emo_core.face import Box, union_box
 from ..emo_core.face_masks import BLACK
+from ..emo_core.pictures import LEAST_BOX
 from .host import check_interrupted, on_device
 
 FOLDERS = ("detection", "facedetection", "facexlib")
@@ -129,12 +130,18 @@ def read_boxes(value: Any, height: int, width: int) -> Box | None:
         width: of the picture, in pixels.
 
     Raises:
-        ValueError: if it is something else.
+        ValueError: if it is something else, or a box is smaller than any face.
     """
     cut = []
     for x, y, box_width, box_height in _plain_boxes(value):
         fractions = all(0 <= number <= 1 for number in (x, y, box_width, box_height))
         across, down = (1, 1) if fractions else (width, height)
+        if 0 < min(box_width / across * width, box_height / down * height) < LEAST_BOX:
+            raise ValueError(
+                f"the bounding box {x:g}, {y:g}, {box_width:g}, {box_height:g} is less than "
+                f"{LEAST_BOX} pixels wide or high in a picture of {width}x{height}; give x, y, "
+                "width and height in pixels, or all four as fractions of the picture"
+            )
         cut.append(cut_box((x / across, y / down, box_width / across, box_height / down)))
     return join_boxes([box for box in cut if box is not None])
 

@@ -171,5 +171,5 @@ def test_a_reference_belongs_to_its_model(sockets: Any) -> None:
     assert torch.equal(back["latents"], draw(1, 4, 4, 4)) and back["window"] == (4, 0, 40, 40)
     with pytest.raises(ValueError, match="encoded by a 1 and is sampled with b 2; connect the"):
         sockets.unpack_reference(value, "b 2")
-    with pytest.raises(ValueError, match=r"EMO_REFERENCE lacks square; .* ReferenceNetEncode"):
+    with pytest.raises(ValueError, match=r"EMO_REFERENCE lacks window; .* ReferenceNetEncode"):
         sockets.unpack_reference({n: v for n, v in value.items() if n != "window"}, "a 1")
