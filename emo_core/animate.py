@@ -9,23 +9,25 @@ import torch
 from torch import Tensor
 
 from .animate_request import AnimateRequest, check_request
-from .complete import complete
+from .complete import OpenedModel, open_model
 from .conditions import EVEN_MOTION
+from .config import EMOConfig
 from .devices import dtype_for, find_device
-from .existing import existing_film, region_of_latents
+from .existing import check_existing, existing_film, region_of_latents
+from .face import Box
 from .film import Material, film_from, own_vae
 from .film_size import film_size
 from .generate import Film
 from .given import Given
 from .joins import plan_joins
-from .pictures import Size, portrait_square, read_picture
+from .pictures import Size, Square, portrait_square, read_picture
 from .rhythm import speed_from_sound
 from .sound_files import read_sound
 from .speed import parse_speed, speed_curve
-from .subject import Subject, cropped_subject, landmark_boxes, read_numbers, stretched_subject
+from .subject import Subject, cropped_subject, landmark_boxes, read_embedding, stretched_subject
 from .take import AnimateReport, Progress, Take
 from .waveform import num_frames, trim
-from .weights import Checkpoint, load_model
+from .weights import Checkpoint, training_record
 
 logger = logging.getLogger(__name__)
 
@@ -49,21 +51,21 @@ def animate(request: AnimateRequest, progress: Progress | None = None) -> Animat
     waveform, rate = read_sound(request.sound)
     waveform = trim(waveform, rate, request.start, request.duration)
     picture = read_picture(request.portrait)
-    checkpoint = load_model(request.model, device, dtype_for(device), variant=request.variant)
-    checkpoint = complete(checkpoint, request.vae, request.audio_encoder)
-    config = checkpoint.config
-    _say_what_is_missing(request, checkpoint)
+    opened = open_model(request.model, request.variant, request.vae, request.audio_encoder)
+    config = opened.config
+    _say_what_is_missing(request, opened)
     count = num_frames(waveform.shape[-1], rate, config.frame_rate)
     size = film_size(config, request.size, (picture.shape[-2], picture.shape[-1]))
     subject = _subject(request, picture, size)
     speed = _speeds(request, waveform, rate, count, config.frame_rate)
-    face = None
-    if request.face_embedding is not None:
-        face = read_numbers(request.face_embedding, "face embedding")
     material = Material(
-        subject.picture, waveform, rate, subject.box, speed, request.seed, subject, face,
-        request.motion_weights,
+        subject.picture, waveform, rate, subject.box, speed, request.seed, subject,
+        _face(request, config), request.motion_weights,
     )  # fmt: skip
+    if request.film is not None:
+        check_existing(request.film, config.frame_rate, _portrait_of(request, picture))
+    # What can be seen without weights is seen; the long part begins here.
+    checkpoint = opened.load(device, dtype_for(device))
     with torch.inference_mode():
         film = film_from(checkpoint, material)
         if request.film is not None:
@@ -78,16 +80,34 @@ def animate(request: AnimateRequest, progress: Progress | None = None) -> Animat
         return Take(request, checkpoint, material, film, plans, report).make(progress)
 
 
-def _subject(request: AnimateRequest, picture: Tensor, size: Size) -> Subject:
-    face, lips = request.face_box, request.lip_box
+def _boxes(request: AnimateRequest, picture: Tensor) -> tuple[Box | None, Box | None]:
+    """Of the face and the lips, in pixels of the portrait's picture."""
     if request.landmarks is not None:
-        face, lips = landmark_boxes(request.landmarks, *picture.shape[-2:])
+        return landmark_boxes(request.landmarks, *picture.shape[-2:])
+    return request.face_box, request.lip_box
+
+
+def _portrait_of(request: AnimateRequest, picture: Tensor) -> tuple[Square, int, int]:
+    """The square of the portrait that the model sees, and the picture's width and height."""
+    height, width = picture.shape[-2:]
+    return portrait_square(width, height, _boxes(request, picture)[0]), width, height
+
+
+def _subject(request: AnimateRequest, picture: Tensor, size: Size) -> Subject:
+    face, lips = _boxes(request, picture)
     make = stretched_subject if request.reproduce else cropped_subject
     return make(picture, size, face, lips)
 
 
-def _say_what_is_missing(request: AnimateRequest, checkpoint: Checkpoint) -> None:
-    config = checkpoint.config
+def _face(request: AnimateRequest, config: EMOConfig) -> Tensor | None:
+    """The face embedding, for weights that see one."""
+    if request.face_embedding is None or not config.unet.face_tokens:
+        return None
+    return read_embedding(request.face_embedding, config.unet.face_embedding_width)
+
+
+def _say_what_is_missing(request: AnimateRequest, opened: OpenedModel) -> None:
+    config = opened.config
     theirs = config.audio.attention == "masked3"
     if request.reproduce and not theirs:
         raise ValueError(
@@ -103,12 +123,15 @@ def _say_what_is_missing(request: AnimateRequest, checkpoint: Checkpoint) -> Non
         logger.info("%s sees no face embedding: --face-embedding changes nothing", config.name)
     if request.motion_weights != EVEN_MOTION and not theirs:
         logger.info("%s hears without masks: motion weights change nothing", config.name)
+    if request.speed is not None and config.speed is None:
+        logger.info("%s knows no head speed: --speed changes nothing", config.name)
     if request.face_box is None and request.landmarks is None:
         logger.info(
             "no face box was given: the head is expected at the usual place of a portrait, upper "
             "middle (--face-box X,Y,W,H says better)"
         )
-    if request.speed is not None and "speed" not in checkpoint.training.get("stages", {"speed": 1}):
+    stages = training_record(opened.file.header).get("stages", {"speed": 1})
+    if request.speed is not None and "speed" not in stages:
         logger.info(
             "the speed layers of this checkpoint are not trained: --speed changes nothing"
         )
@@ -120,13 +143,9 @@ def _given(
     """The existing film that is voiced anew."""
     assert request.film is not None
     config, vae = checkpoint.config, own_vae(checkpoint)
-    face = request.face_box
-    height, width = portrait.shape[-2:]
-    if request.landmarks is not None:
-        face, _ = landmark_boxes(request.landmarks, height, width)
     latents = existing_film(
         request.film, count, config.frame_rate, config.picture_size,
-        (portrait_square(width, height, face), width, height),
+        _portrait_of(request, portrait),
         lambda pictures: vae.encode(pictures.to(film.portrait)),
     )  # fmt: skip
     mask = None

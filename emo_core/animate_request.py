@@ -1,4 +1,8 @@
-"""What `emo animate` is asked for, and what cannot work, told before anything is read."""
+"""What `emo animate` is asked for, and what of it can work with no portrait, sound or model.
+
+animate() asks check_request() before it reads anything; what depends on the portrait, the sound or
+the model it checks before it reads a weight, but for the length of an existing film.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +99,7 @@ class AnimateRequest:
 
 
 def check_request(request: AnimateRequest) -> None:
-    """Say what cannot work, before anything is read.
+    """Say what cannot work whatever the portrait, the sound and the model are; nothing is read.
 
     Raises:
         ValueError: if a value is out of its range, or the film would replace its own input.
@@ -145,6 +149,11 @@ def check_request(request: AnimateRequest) -> None:
         raise ValueError(
             "--reproduce does what Hallo's own program does, whose joins are plain; leave out "
             "--joins and --lock"
+        )
+    if request.reproduce and (request.solver != "ddim" or request.audio_cfg is not None):
+        raise ValueError(
+            "--reproduce does what Hallo's own program does, which samples with ddim and one "
+            "guidance scale; leave out --solver and --audio-cfg"
         )
     _check_film(request)
     find_checkpoint(request.model)

@@ -7,7 +7,6 @@ heavy is imported inside the commands, so that help is there at once.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 import time
@@ -18,13 +17,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .cli_hallo import add_convert, add_hallo_options, box, default_seed, hallo_options
+from .cli_hallo import add_convert, add_hallo_options, box, default_seed, hallo_options, size
+from .cli_info import add_info, write_json
 
 _TRAINING = {
     "puppet": "draw a puppet of the training world, still or speaking, with its truth",
     "train": "train emo-tiny, stage by stage",
 }
-_DTYPES = ("float16", "bfloat16", "float32")
 _PUPPETS_ONLY = (
     "emo-tiny knows the puppets it was trained on, not photographs; `emo puppet` draws some."
 )
@@ -118,7 +117,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_animate(commands)
-    _add_info(commands)
+    add_info(commands)
     _add_evaluate(commands)
     add_convert(commands)
     wanted = next((word for word in words if not word.startswith("-")), "")
@@ -190,7 +189,7 @@ def _add_animate(commands: Any) -> None:
     add("--face-box", type=box, metavar="X,Y,W,H",
         help="where the face is, in pixels of the upright picture; the head moves within it, so a "
         "larger box gives more motion (default: the usual place of a portrait)")
-    add("--size", type=_size, metavar="WxH",
+    add("--size", type=size, metavar="WxH",
         help="width and height of the film, multiples of 64 from 256 to 1024, or portrait for the "
         "portrait's own shape; not for emo-tiny (default: the model's own square)")
     add("--start", type=float, default=0.0, metavar="S",
@@ -224,16 +223,6 @@ def _add_joins(parser: argparse.ArgumentParser) -> None:
         help="with --film: leave what lies outside the face box as it is")  # fmt: skip
 
 
-def _size(text: str) -> Any:
-    """The argument of --size."""
-    from .film_size import parse_size
-
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
 def _add_clips(parser: argparse.ArgumentParser) -> None:
     """Where sampled clips are kept."""
     either = parser.add_mutually_exclusive_group()
@@ -265,7 +254,7 @@ def _run_animate(args: argparse.Namespace) -> int:
         report = animate(request, progress)
     seconds = time.monotonic() - began
     if args.json:
-        _write_json({**asdict(report), "seconds": round(seconds, 2)})
+        write_json({**asdict(report), "seconds": round(seconds, 2)})
     else:
         sys.stdout.write(
             f"{report.output}: {report.frames} frames ({report.frames / report.fps:.2f} s), seed "
@@ -299,65 +288,6 @@ def _progress(quiet: bool) -> Iterator[Callable[[Any], None]]:
             bar.close()
 
 
-def _add_info(commands: Any) -> None:
-    parser = commands.add_parser(
-        "info",
-        help="what a checkpoint is",
-        description="Say what a weight file is: kind, parameters, frame rate, speed buckets, how "
-        "it was trained. Files of other projects are recognised by their tensors.",
-    )
-    parser.add_argument("file", nargs="?", default="emo-tiny", metavar="FILE",
-                        help="a .safetensors file (default: the embedded emo-tiny)")
-    parser.add_argument("--memory", nargs="?", const="float16", choices=_DTYPES, metavar="DTYPE",
-                        help="also what a film takes in memory, in MB by part, counted: float16, "
-                        "bfloat16 or float32 (float16 if none is named)")
-    parser.add_argument("--size", type=_size, metavar="WxH",
-                        help="size of that film (default: the model's own square)")
-    parser.add_argument("--json", action="store_true", help="everything on stdout as JSON")
-    parser.set_defaults(run=_run_info)  # fmt: skip
-
-
-def _run_info(args: argparse.Namespace) -> int:
-    from .describe import describe_checkpoint, describe_memory
-
-    facts = describe_checkpoint(args.file)
-    if args.memory is not None:
-        import torch
-
-        facts["memory"] = describe_memory(args.file, getattr(torch, args.memory), args.size)
-    elif args.size is not None:
-        raise ValueError("a size is asked for with --memory; give both, or neither")
-    if args.json:
-        _write_json(facts)
-        return 0
-    _write_facts({name: value for name, value in facts.items() if name != "config"})
-    return 0
-
-
-def _write_facts(facts: dict[str, Any], indent: int = 0) -> None:
-    """One fact a line; those of facts are indented below their name."""
-    wide = max(18 - indent, *(len(str(name)) + 1 for name in facts))
-    for name, value in facts.items():
-        label = f"{' ' * indent}{str(name).replace('_', ' '):<{wide}}"
-        if isinstance(value, dict) and value:
-            sys.stdout.write(f"{label.rstrip()}\n")
-            _write_facts(value, indent + 2)
-        else:
-            sys.stdout.write(f"{label} {_flat(value)}\n")
-
-
-def _flat(value: Any) -> str:
-    if value is None or value == {}:
-        return "-"
-    if isinstance(value, (list, tuple)):
-        return " ".join(map(str, value))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
 def _add_evaluate(commands: Any) -> None:
     parser = commands.add_parser(
         "evaluate",
@@ -382,14 +312,10 @@ def _run_evaluate(args: argparse.Namespace) -> int:
 
     figures = evaluate_file(args.video, args.portrait, args.sound, args.truth)
     if args.json:
-        _write_json(figures)
+        write_json(figures)
     else:
         sys.stdout.write(format_report(figures) + "\n")
     return 0
-
-
-def _write_json(values: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(values, indent=2) + "\n")
 
 
 if __name__ == "__main__":

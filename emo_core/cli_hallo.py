@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_VARIANTS = ("auto", "hallo", "hallo2")
+# hallo_files.VARIANTS, which comes with torch: help is to be there at once.
+VARIANTS = ("auto", "hallo", "hallo2")
 _PUBLISHED_SEED = 42
 
 
@@ -28,6 +29,20 @@ def box(text: str) -> tuple[float, ...]:
     return values
 
 
+def size(text: str) -> Any:
+    """WxH or portrait of an option.
+
+    Raises:
+        argparse.ArgumentTypeError: if it is neither, or no size of a film.
+    """
+    from .film_size import parse_size
+
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def add_hallo_options(parser: argparse.ArgumentParser) -> None:
     """Options of emo animate for checkpoints that bring no VAE and no audio encoder."""
     add = parser.add_argument
@@ -37,17 +52,18 @@ def add_hallo_options(parser: argparse.ArgumentParser) -> None:
     add("--audio-encoder", type=Path, metavar="FOLDER",
         help="wav2vec2-base-960h, a folder with config.json and model.safetensors; Hallo's "
         "weights need it (default: the checkpoint's own)")
-    add("--variant", choices=_VARIANTS, default="auto",
+    add("--variant", choices=VARIANTS, default="auto",
         help="which of Hallo's two sets of weights it is (default auto: by the header, else the "
         "name of file or folder, else hallo)")
     add("--lip-box", type=box, metavar="X,Y,W,H",
         help="where the lips are, for Hallo's weights, in pixels of the upright picture (default: "
         "the usual place in the face box)")
     add("--landmarks", type=Path, metavar="FILE",
-        help="478, 468 or 68 landmarks as .npy or .json, x and y in pixels, instead of the boxes")
+        help="478, 468 or 68 landmarks as .npy, .json or .safetensors, x and y in pixels of the "
+        "upright picture or as fractions of it, instead of the boxes")
     add("--face-embedding", type=Path, metavar="FILE",
-        help="512 numbers as .npy or .json, the face embedding that Hallo's weights were trained "
-        "with (default: zeros, the face of nobody)")
+        help="512 numbers as .npy, .json or .safetensors (of one tensor): InsightFace's "
+        "`embedding` of the portrait, not the normalised one (default: zeros, the face of nobody)")
     for part, what in (("pose", "the picture outside the face"), ("face", "the face"),
                        ("lip", "the lips")):  # fmt: skip
         add(f"--{part}-weight", type=float, default=1.0, metavar="W",
@@ -55,7 +71,8 @@ def add_hallo_options(parser: argparse.ArgumentParser) -> None:
             "still (default 1)")  # fmt: skip
     add("--reproduce", action="store_true",
         help="as Hallo's own program samples: the whole picture stretched, its stream of "
-        "noise with seed 42, colours cut to whole 255ths")  # fmt: skip
+        "noise with seed 42, ddim, colours cut to whole 255ths; not with --joins, --lock, "
+        "--audio-cfg, --film, another solver or a film that is not square")  # fmt: skip
 
 
 def hallo_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -88,7 +105,7 @@ def add_convert(commands: Any) -> None:
     add("source", type=Path, metavar="SOURCE", help="net.pth, or a .safetensors file")
     add("-o", "--output", type=Path, required=True, metavar="FILE",
         help="file to write: .safetensors, or .pth for the way back")
-    add("--variant", choices=_VARIANTS, default="auto",
+    add("--variant", choices=VARIANTS, default="auto",
         help="which of Hallo's two sets of weights it is (default auto: by the header, else the "
         "name of file or folder, else hallo)")
     add("--quiet", action="store_true", help="no progress bar")

@@ -271,7 +271,7 @@ class EMOConfig:
         """
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"the checkpoint's configuration is not JSON: {error}") from None
         if not isinstance(values, dict):
             raise ValueError("the checkpoint's configuration must be a JSON object")

@@ -62,6 +62,18 @@ def existing_film(
     )
 
 
+def check_existing(path: Path, frame_rate: int, portrait: tuple[Square, int, int]) -> None:
+    """See by its first picture whether existing_film() can read a film.
+
+    Raises:
+        FileNotFoundError: if there is no such film.
+        ValueError: if it is none, or has another shape.
+    """
+    for picture in _pictures(path, frame_rate):
+        _square(picture, portrait, path)
+        return
+
+
 def region_of_latents(region: Tensor, height: int, width: int) -> Tensor:
     """The latent cells that a region (channels, H, W) touches, as a mask (1, 1, 1, h, w)."""
     touched = functional.adaptive_max_pool2d(region.amax(0)[None, None], (height, width)) > 0

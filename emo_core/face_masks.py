@@ -19,6 +19,8 @@ from .reference import halved
 
 MASK_SIZE = 64
 """Rows and columns that Hallo blurs its masks on."""
+BLACK = 1 / 512
+"""The most that a mask has where nothing is inside: half of the least grey of eight bits."""
 FACE_RATIO, LIP_RATIO = 1.2, 2.0
 """How much larger than the landmarks' boxes the face and the lips are (Hallo)."""
 
@@ -34,6 +36,10 @@ _LIPS_478 = (
 )  # fmt: skip
 # Of the 68 of dlib and facexlib: jaw and brows, which reach as high as a forehead's middle; lips.
 _SILHOUETTE_68, _LIPS_68 = tuple(range(27)), tuple(range(48, 68))
+_LANDMARKS = (
+    "they are x and y in pixels of this picture as it stands upright, or fractions of it; make "
+    "them again of the same picture, or give a face box instead"
+)
 _FOREHEAD = 0.35
 """68 landmarks end at the brows; MediaPipe's oval ends at the hairline, that much higher."""
 
@@ -42,7 +48,8 @@ def boxes_of_landmarks(landmarks: Tensor, height: int, width: int) -> tuple[Box,
     """Boxes of the face and the lips as Hallo takes them, as fractions of the picture.
 
     Args:
-        landmarks: (478, 2), (468, 2) or (68, 2), x and y in pixels; further columns are ignored.
+        landmarks: (478, 2), (468, 2) or (68, 2), x and y in pixels, or as fractions of the picture
+            if all lie in 0..1; further columns are ignored.
         height: of the picture.
         width: of the picture.
 
@@ -50,7 +57,8 @@ def boxes_of_landmarks(landmarks: Tensor, height: int, width: int) -> tuple[Box,
         The face's box, 1.2 times as large as its landmarks', and the lips', twice as large.
 
     Raises:
-        ValueError: for another number of landmarks, or some that are not finite.
+        ValueError: for another number of landmarks, some that are not finite, or more than half of
+            them outside of the picture or in one spot.
     """
     count = len(landmarks)
     if landmarks.ndim != 2 or count not in (68, 468, 478) or landmarks.shape[1] < 2:
@@ -64,14 +72,29 @@ def boxes_of_landmarks(landmarks: Tensor, height: int, width: int) -> tuple[Box,
         (_SILHOUETTE_68, _LIPS_68) if count == 68 else (_SILHOUETTE_478, _LIPS_478)
     )
     points = landmarks[:, :2].double().cpu()
+    sides = torch.tensor([width, height], dtype=torch.float64)
+    if bool(((points >= 0) & (points <= 1)).all()):
+        points = points * sides
+    outside = int(((points < 0) | (points > sides)).any(1).sum())
+    if 2 * outside > count:
+        raise ValueError(
+            f"{outside} of {count} landmarks lie outside of the picture of {width}x{height} "
+            f"pixels; {_LANDMARKS}"
+        )
     face, lips = _bounds(points[list(face_rows)]), _bounds(points[list(lip_rows)])
     if count == 68:
         left, top, right, bottom = face
         face = (left, max(top - round(_FOREHEAD * (bottom - top)), 0), right, bottom)
-    return (
+    boxes = (
         _expanded(face, height, width, FACE_RATIO),
         _expanded(lips, height, width, LIP_RATIO),
     )
+    if min(boxes[0][2:] + boxes[1][2:]) <= 0:
+        raise ValueError(
+            f"the landmarks of face or lips lie in one spot of the picture of {width}x{height} "
+            f"pixels; {_LANDMARKS}"
+        )
+    return boxes
 
 
 def _bounds(points: Tensor) -> tuple[int, int, int, int]:
@@ -285,12 +308,15 @@ def masks_for_region(
 def box_of_region(region: Tensor) -> Box:
     """The smallest box around a region (channels, H, W), as fractions of the picture.
 
+    A mask may be grey and its edges soft: inside is what has more than half of its brightest.
+
     Raises:
-        ValueError: if nothing is inside.
+        ValueError: if all of it is BLACK.
     """
-    inside = region.amax(0) > 0.5
+    union = region.amax(0)
+    inside = union > union.amax() / 2
     rows, columns = inside.any(1).nonzero().flatten(), inside.any(0).nonzero().flatten()
-    if not len(rows):
+    if union.amax() <= BLACK:
         raise ValueError("the face's region is empty; give a face box or a mask with a face in it")
     height, width = inside.shape
     top, bottom, left, right = (int(i) for i in (rows[0], rows[-1], columns[0], columns[-1]))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .audio import AudioEncoder, encode_sound
 from .clips import ClipNoise, Noise, StreamNoise
+from .complete import no_audio_encoder, no_vae
 from .conditions import EVEN_MOTION, MotionWeights
 from .config import EMOConfig
 from .face import CENTRED_PRIOR, Box, region_mask
@@ -150,10 +151,7 @@ def own_vae(checkpoint: Checkpoint) -> AutoencoderKL:
         ValueError: if it has none.
     """
     if checkpoint.vae is None:
-        raise ValueError(
-            f"the checkpoint of {checkpoint.config.name} brings no VAE; give SD 1.5's with --vae, "
-            "for example stabilityai/sd-vae-ft-mse"
-        )
+        raise no_vae(checkpoint.config)
     return checkpoint.vae
 
 
@@ -164,8 +162,5 @@ def own_audio_encoder(checkpoint: Checkpoint) -> AudioEncoder:
         ValueError: if it has none.
     """
     if checkpoint.audio_encoder is None:
-        raise ValueError(
-            f"the checkpoint of {checkpoint.config.name} brings no audio encoder; give "
-            "facebook/wav2vec2-base-960h, downloaded into a folder, with --audio-encoder"
-        )
+        raise no_audio_encoder(checkpoint.config)
     return checkpoint.audio_encoder

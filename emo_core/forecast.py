@@ -1,7 +1,8 @@
 """What a film will need, counted before it is made: no step is run, and nothing is guessed by name.
 
 The networks run once on PyTorch's meta device, where tensors have sizes and no content. Not seen is
-what an operator takes for itself, such as a convolution's workspace, and what the host keeps free.
+what an operator takes for itself, such as a convolution's workspace, and what the host keeps free;
+nor the audio encoder, which has heard the sound before a film is forecast (memory.py counts it).
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ from torch.nn import functional
 
 from .face import Box
 
+LEAST_BOX = 2
+"""Pixels of a box's side; what is smaller is no face and no mouth, but most likely fractions."""
 _TOP_BIAS = 0.25
 """Where the window lies in a tall picture: a quarter of the surplus is above it, for heads are."""
 
@@ -205,13 +207,20 @@ def check_pixel_box(box: Box, width: int, height: int, what: str = "face") -> No
     """Say what is wrong with a box of a face or of lips, in pixels of a picture of this size.
 
     Raises:
-        ValueError: if it has no area or reaches outside.
+        ValueError: if it is smaller than LEAST_BOX or reaches outside; fractions are told.
     """
     x, y, box_width, box_height = box
-    if box_width <= 0 or box_height <= 0:
+    if min(box_width, box_height) < LEAST_BOX:
+        way = "give X,Y,W,H in pixels of the upright picture"
+        if min(box) >= 0 and max(box) <= 1:
+            pixels = (x * width, y * height, box_width * width, box_height * height)
+            way = (
+                "these look like fractions, which in pixels are "
+                f"{','.join(str(round(side)) for side in pixels)}"
+            )
         raise ValueError(
-            f"a {what} box needs a width and a height above 0, got {_text(box)}; it is X,Y,W,H in "
-            "pixels"
+            f"a {what} box is at least {LEAST_BOX} pixels wide and high, got {_text(box)} in a "
+            f"picture of {width}x{height}; {way}"
         )
     if x < 0 or y < 0 or x + box_width > width or y + box_height > height:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,11 @@ from .pictures import (
     stretch_portrait,
 )
 from .weight_files import open_weights
+
+logger = logging.getLogger(__name__)
+
+_FORMATS = "a .npy, .json or .safetensors file"
+_EMBEDDING_WIDTH = 512
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,34 @@ def landmark_boxes(path: Path, height: int, width: int) -> tuple[Box, Box]:
     return face, lips
 
 
+def read_embedding(path: Path, width: int | None = None) -> Tensor:
+    """A face embedding from a file; that it is a normalised one, which nobody wants, is said.
+
+    Args:
+        path: see read_numbers().
+        width: numbers that the model sees; None where no model is known, for any number.
+
+    Returns:
+        (width,), float32.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it holds something else, or another number of them.
+    """
+    embedding = read_numbers(path, "face embedding").flatten()
+    if len(embedding) != (width or max(len(embedding), 2)):
+        raise ValueError(
+            f"{path.name} holds {len(embedding)} numbers, and a face embedding has "
+            f"{width or _EMBEDDING_WIDTH}; give that of InsightFace"
+        )
+    if abs(float(embedding.norm()) - 1) < 0.05:
+        logger.warning(
+            "the face embedding %s has length 1: it is the normalised one, and Hallo's weights "
+            "were trained with the longer one (InsightFace's `embedding`)", path.name,
+        )  # fmt: skip
+    return embedding
+
+
 def read_numbers(path: Path, what: str) -> Tensor:
     """Numbers of a .npy, .json or .safetensors file of one tensor, float32.
 
@@ -131,7 +165,7 @@ def read_numbers(path: Path, what: str) -> Tensor:
     import numpy as np
 
     if not path.is_file():
-        raise FileNotFoundError(f"the {what} file {path} does not exist; give a .npy or .json file")
+        raise FileNotFoundError(f"the {what} file {path} does not exist; give {_FORMATS}")
     try:
         if path.suffix.lower() == ".safetensors":
             values = _only_tensor(path)
@@ -141,11 +175,9 @@ def read_numbers(path: Path, what: str) -> Tensor:
             with path.open("rb") as file:
                 found = np.lib.format.read_array(file, allow_pickle=False)
             values = torch.from_numpy(found.astype(np.float32))
-    except (ValueError, TypeError, OSError, EOFError) as error:
+    except (ValueError, TypeError, OSError, EOFError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{path} holds no {what} ({reason}); give numbers as .npy or .json"
-        ) from None
+        raise ValueError(f"{path} holds no {what} ({reason}); give {_FORMATS}") from None
     if not bool(torch.isfinite(values).all()):
         raise ValueError(f"{path} holds NaN or infinite numbers; make the {what} again")
     return values

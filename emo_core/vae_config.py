@@ -75,7 +75,7 @@ class VAEConfig:
         try:
             values = json.loads(text)
             return cls(**{**values, "ch_mult": tuple(values["ch_mult"])})
-        except (TypeError, KeyError, json.JSONDecodeError) as error:
+        except (TypeError, KeyError, json.JSONDecodeError, RecursionError) as error:
             raise ValueError(
                 f"expected the JSON of a VAE configuration, got {text[:80]!r} ({error})"
             ) from error

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from .vae import METADATA_KEY, AutoencoderKL
 from .vae_config import VAEConfig
 from .weight_files import WeightFile, kind_of, open_weights
 
 _PREFIXES = ("first_stage_model.", "vae.")
+_WANTED = "an SD 1.5 VAE such as stabilityai/sd-vae-ft-mse"
 _SD_SCALE, _SD_GROUPS = 0.18215, 32
 
 _RENAMED = (
@@ -42,47 +43,75 @@ _RENAMED = (
 )
 
 
+@dataclass(frozen=True)
+class VAEFile:
+    """A VAE's file, opened: known to be whole and of one shape, and no tensor of it is read.
+
+    Attributes:
+        file: its tensors.
+        config: the VAE that they are.
+        names: LDM's name of each tensor -> its name in the file.
+    """
+
+    file: WeightFile
+    config: VAEConfig
+    names: Mapping[str, str]
+
+    def load(
+        self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> AutoencoderKL:
+        """The VAE itself; tensors are read memory-mapped and cast one by one.
+
+        Args:
+            device: where the weights go.
+            dtype: of the weights in memory.
+        """
+        vae = AutoencoderKL(self.config, dtype, "meta")
+        state = {
+            name: self.file.read(self.names[name]).reshape(wanted.shape).to(device, dtype)
+            for name, wanted in vae.state_dict().items()
+        }
+        vae.load_state_dict(state, assign=True)
+        return vae.eval().requires_grad_(False)
+
+
 def open_vae(
     path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> AutoencoderKL:
-    """Load a VAE; tensors are read memory-mapped and cast one by one.
+    """Load a VAE: vae_in() and VAEFile.load() in one."""
+    return vae_in(path).load(device, dtype)
+
+
+def vae_in(path: Path) -> VAEFile:
+    """Open a VAE's file and see whether it is whole; nothing is loaded.
 
     Args:
         path: a file of emo_core, LDM (also inside a whole checkpoint) or diffusers, or diffusers'
             folder with such a file in it.
-        device: where the weights go.
-        dtype: of the weights in memory.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is something else, or lacks tensors.
     """
-    file = open_weights(file_in(Path(path)))
+    file = open_weights(file_in(Path(path)), "VAE file", _WANTED)
     names = ldm_names(file)
     if not names:
-        kind = kind_of(file.shapes)
-        raise ValueError(
-            f"{file.path} is a {kind.name} and not a VAE; give an SD 1.5 VAE such as "
-            "stabilityai/sd-vae-ft-mse-original"
-        )
+        raise ValueError(f"{file.path} is {kind_of(file.shapes)} and not a VAE; give {_WANTED}")
     config = _config(file, {name: file.shapes[source] for name, source in names.items()})
-    vae = AutoencoderKL(config, dtype, "meta")
-    state = {}
-    for name, wanted in vae.state_dict().items():
+    needed = AutoencoderKL(config, device="meta").state_dict()
+    for name, wanted in needed.items():
         if name not in names:
             raise ValueError(
-                f"{file.path} lacks {name} of the VAE, it holds {len(names)} of "
-                f"{len(vae.state_dict())} tensors; fetch it again"
+                f"{file.path} lacks {name} of the VAE, it holds {len(names)} of {len(needed)} "
+                "tensors; fetch it again"
             )
-        tensor = _shaped(file.read(names[name]), wanted)
-        if tensor.shape != wanted.shape:
+        shape = file.shapes[names[name]]
+        if _shaped(shape, wanted.ndim) != tuple(wanted.shape):
             raise ValueError(
-                f"{file.path} has {name} as {tuple(tensor.shape)}, expected "
-                f"{tuple(wanted.shape)}; give an SD 1.5 VAE"
+                f"{file.path} has {name} as {shape}, expected {tuple(wanted.shape)}; give "
+                f"{_WANTED}"
             )
-        state[name] = tensor.to(device, dtype)
-    vae.load_state_dict(state, assign=True)
-    return vae.eval().requires_grad_(False)
+    return VAEFile(file, config, names)
 
 
 def file_in(path: Path) -> Path:
@@ -144,8 +173,6 @@ def _config(file: WeightFile, shapes: Mapping[str, tuple[int, ...]]) -> VAEConfi
     )
 
 
-def _shaped(tensor: Tensor, wanted: Tensor) -> Tensor:
-    """A linear layer's weight as the 1 x 1 convolution that it is."""
-    if tensor.ndim == 2 and wanted.ndim == 4:
-        return tensor[:, :, None, None]
-    return tensor
+def _shaped(shape: tuple[int, ...], wanted: int) -> tuple[int, ...]:
+    """A linear layer's shape as that of the 1 x 1 convolution that it is."""
+    return (*shape, 1, 1) if (len(shape), wanted) == (2, 4) else shape

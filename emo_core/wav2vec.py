@@ -4,17 +4,20 @@ The paper cites wav2vec (1.0) and says "various blocks"; its descendants (Hallo,
 all use wav2vec2-base-960h and the outputs of its 12 transformer blocks, and so do we.
 """
 
+import copy
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
 import torch
 from torch import Tensor
 
 from .audio import AudioEncoder, Resample
+from .weight_files import Shapes, WeightFile, kind_of, open_weights
 
+_WANTED = "model.safetensors of facebook/wav2vec2-base-960h"
 _WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin")
 _OLD_NORM = {"weight_g": "parametrizations.weight.original0",
              "weight_v": "parametrizations.weight.original1"}  # fmt: skip
@@ -95,6 +98,35 @@ class Wav2Vec2Encoder(AudioEncoder):
         return [*layers[:-1], last]
 
 
+@dataclass(frozen=True)
+class Wav2Vec2File:
+    """A wav2vec2's file, opened: known to be whole and of one shape, and no tensor of it is read.
+
+    Attributes:
+        file: its tensors.
+        names: Wav2Vec2Model's name of each tensor -> its name in the file.
+        encoder: the network, without weights.
+    """
+
+    file: WeightFile
+    names: Mapping[str, str]
+    encoder: Wav2Vec2Encoder
+
+    def load(self, device: torch.device | str | None = None) -> Wav2Vec2Encoder:
+        """The encoder with its weights, which are read one by one.
+
+        Args:
+            device: of the parameters.
+        """
+        encoder = copy.deepcopy(self.encoder)
+        encoder.wav2vec2.to_empty(device=device or "cpu")
+        with torch.no_grad():
+            for name, tensor in encoder.wav2vec2.state_dict().items():
+                if name in self.names:
+                    tensor.copy_(self.file.read(self.names[name]))
+        return encoder
+
+
 def load_wav2vec2(
     path: Path,
     alignment: str = "before",
@@ -102,7 +134,17 @@ def load_wav2vec2(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Wav2Vec2Encoder:
-    """Load published wav2vec2 weights from a folder or a single file; nothing is downloaded.
+    """Load a wav2vec2: wav2vec2_in() and Wav2Vec2File.load() in one."""
+    return wav2vec2_in(path, alignment, normalise, dtype).load(device)
+
+
+def wav2vec2_in(
+    path: Path,
+    alignment: str = "before",
+    normalise: bool = True,
+    dtype: torch.dtype | None = None,
+) -> Wav2Vec2File:
+    """Open published wav2vec2 weights in a folder or a single file; nothing is downloaded.
 
     Args:
         path: a folder in Hugging Face's layout (config.json with model.safetensors or
@@ -111,31 +153,38 @@ def load_wav2vec2(
         alignment: see Wav2Vec2Encoder; `before` is Hallo's.
         normalise: whether windows are normalised; wav2vec2-base-960h wants it.
         dtype: of the parameters.
-        device: of the parameters.
 
     Raises:
-        ValueError: if there is no such file, or it holds no complete wav2vec2.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it holds no complete wav2vec2.
     """
-    file = _weights_file(Path(path))
-    state = _read_weights(file)
-    config_file = file.parent / "config.json"
-    settings = _read_config(config_file) if config_file.is_file() else _guess_settings(state, file)
+    file = open_weights(_weights_file(Path(path)), "audio encoder", _WANTED)
+    names = {_own_name(name): name for name in file.shapes}
+    shapes = {ours: file.shapes[theirs] for ours, theirs in names.items()}
+    described = file.path.parent / "config.json"
+    known = described.is_file()
+    settings = _read_config(described) if known else _guess_settings(shapes, file)
     encoder = Wav2Vec2Encoder(settings, alignment, normalise, dtype, "meta")
-    wanted = set(encoder.wav2vec2.state_dict())
-    missing = sorted(wanted - set(state) - {"masked_spec_embed"})
+    wanted = encoder.wav2vec2.state_dict()
+    missing = sorted(wanted.keys() - shapes.keys() - {"masked_spec_embed"})
     if missing:
         raise ValueError(
-            f"{file} lacks {len(missing)} of {len(wanted)} tensors of wav2vec2 (first: "
-            f"{missing[0]}); get the whole file, e.g. facebook/wav2vec2-base-960h"
+            f"{file.path} lacks {len(missing)} of {len(wanted)} tensors of wav2vec2 (first: "
+            f"{missing[0]}); give the whole {_WANTED}"
         )
-    encoder.wav2vec2.to_empty(device=device or "cpu")
-    kept = {name: state[name] for name in wanted & set(state)}
-    try:
-        encoder.wav2vec2.load_state_dict(kept, strict=False)
-    except RuntimeError as error:
-        first = str(error).splitlines()[-1].strip()
-        raise ValueError(f"{file} does not fit its config.json: {first}") from None
-    return encoder
+    for name, tensor in wanted.items():
+        if shapes.get(name, tuple(tensor.shape)) != tuple(tensor.shape):
+            raise ValueError(
+                f"{file.path} does not fit {'its config.json' if known else 'any wav2vec2'}: "
+                f"{name} is {shapes[name]}, expected {tuple(tensor.shape)}; give {_WANTED}"
+            )
+    return Wav2Vec2File(file, names, encoder)
+
+
+def _own_name(name: str) -> str:
+    """Wav2Vec2Model's name of a tensor in a file, whose norm may have its name of old."""
+    stem, _, last = name.removeprefix("wav2vec2.").rpartition(".")
+    return ".".join(filter(None, (stem, _OLD_NORM.get(last, last))))
 
 
 def _weights_file(path: Path) -> Path:
@@ -144,69 +193,48 @@ def _weights_file(path: Path) -> Path:
         return path
     found = [path / name for name in _WEIGHT_NAMES if (path / name).is_file()]
     if not found:
-        raise ValueError(
+        raise FileNotFoundError(
             f"no wav2vec2 weights at {path}: expected a folder with config.json and "
             "model.safetensors; download facebook/wav2vec2-base-960h from Hugging Face into it"
         )
     return found[0]
 
 
-def _read_weights(file: Path) -> dict[str, Tensor]:
-    """Tensors under Wav2Vec2Model's names; a pickle is read as weights only."""
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            raw = load_file(file)
-        else:
-            raw = torch.load(
-                file, map_location="cpu", weights_only=True, mmap=is_zipfile(file) or None
-            )
-    except Exception as error:
-        reason: object = error
-        if "weights_only" in str(error):  # torch's words advise to let the file run its code
-            reason = (
-                "it holds more than tensors, and nothing of it was run; give model.safetensors of "
-                "facebook/wav2vec2-base-960h"
-            )
-        raise ValueError(f"{file} cannot be read as wav2vec2 weights: {reason}") from None
-    if not isinstance(raw, dict):
-        raise ValueError(f"{file} holds no tensors by name; expected wav2vec2 weights")
-    state = {}
-    for name, value in raw.items():
-        stem, _, last = name.removeprefix("wav2vec2.").rpartition(".")
-        state[".".join(filter(None, (stem, _OLD_NORM.get(last, last))))] = value
-    return state
-
-
 def _read_config(file: Path) -> dict[str, Any]:
     """The settings in a config.json."""
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{file} cannot be read ({error}); fetch config.json of facebook/wav2vec2-base-960h"
+        ) from None
     if not isinstance(settings, dict) or settings.get("model_type", "wav2vec2") != "wav2vec2":
-        raise ValueError(f"{file} does not describe a wav2vec2 model")
+        raise ValueError(
+            f"{file} does not describe a wav2vec2; fetch config.json of "
+            "facebook/wav2vec2-base-960h, or delete it"
+        )
     return settings
 
 
-def _guess_settings(state: Mapping[str, Tensor], file: Path) -> dict[str, Any]:
+def _guess_settings(shapes: Shapes, file: WeightFile) -> dict[str, Any]:
     """Read the shape off the tensors, for a file without a config.json (heads are 64 wide)."""
     try:
-        hidden = state["feature_projection.projection.weight"].shape[0]
-        feed_forward = state["encoder.layers.0.feed_forward.intermediate_dense.weight"].shape[0]
-        dims = [state[f"feature_extractor.conv_layers.{i}.conv.weight"].shape[0] for i in range(7)]
-    except KeyError as error:
-        raise ValueError(f"{file} holds no wav2vec2 weights (no {error} in it)") from None
-    per_layer = "feature_extractor.conv_layers.1.layer_norm.weight" in state
-    blocks = {name.split(".")[2] for name in state if name.startswith("encoder.layers.")}
+        hidden = shapes["feature_projection.projection.weight"][0]
+        feed_forward = shapes["encoder.layers.0.feed_forward.intermediate_dense.weight"][0]
+        dims = [shapes[f"feature_extractor.conv_layers.{i}.conv.weight"][0] for i in range(7)]
+    except (KeyError, IndexError):
+        raise ValueError(
+            f"{file.path} is {kind_of(file.shapes)} and not a wav2vec2; give {_WANTED}"
+        ) from None
+    per_layer = "feature_extractor.conv_layers.1.layer_norm.weight" in shapes
+    blocks = {name.split(".")[2] for name in shapes if name.startswith("encoder.layers.")}
     return {
         "hidden_size": hidden,
         "intermediate_size": feed_forward,
         "num_hidden_layers": len(blocks),
         "num_attention_heads": hidden // 64,
         "conv_dim": dims,
-        "conv_bias": "feature_extractor.conv_layers.0.conv.bias" in state,
+        "conv_bias": "feature_extractor.conv_layers.0.conv.bias" in shapes,
         "feat_extract_norm": "layer" if per_layer else "group",
         "do_stable_layer_norm": per_layer,
     }

@@ -59,6 +59,11 @@ class Kind:
     advice: str
     fits: Callable[[Shapes], bool]
 
+    def __str__(self) -> str:
+        """Its name behind the article that it takes."""
+        vowel = self.name.startswith(("A", "E", "a", "e", "SDXL"))
+        return f"{'an' if vowel else 'a'} {self.name}"
+
 
 def _some(*parts: str) -> Callable[[Shapes], bool]:
     """Any name contains any of the parts."""
@@ -142,11 +147,15 @@ def kind_of(shapes: Shapes) -> Kind:
     return next((kind for kind in KINDS if kind.fits(shapes)), UNKNOWN)
 
 
-def open_weights(path: Path) -> WeightFile:
+def open_weights(
+    path: Path, what: str = "checkpoint", wanted: str = "a .safetensors file or emo-tiny"
+) -> WeightFile:
     """Open a .safetensors file, or a pickle of torch.save as data that cannot run code.
 
     Args:
         path: the file.
+        what: what it is to be, for the sentence that says why it is not.
+        wanted: what to give in its place, for the same.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -155,14 +164,12 @@ def open_weights(path: Path) -> WeightFile:
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the .safetensors file inside it")
     if not path.is_file():
-        raise FileNotFoundError(
-            f"the checkpoint {path} does not exist; give a .safetensors file or emo-tiny"
-        )
+        raise FileNotFoundError(f"the {what} {path} does not exist; give {wanted}")
     with path.open("rb") as file:
         start = file.read(64)
     wrong = _foreign(start)
     if wrong:
-        raise ValueError(f"{path} is {wrong}; give a .safetensors file or emo-tiny")
+        raise ValueError(f"{path} is {wrong}; give {wanted}")
     if start[8:9] == b"{":  # behind the length of its JSON, whose first byte may be a pickle's
         return _open_safetensors(path)
     if start.startswith((b"PK", b"\x80")) or path.suffix.lower() in PICKLES:
@@ -204,21 +211,27 @@ def _open_pickle(path: Path, zipped: bool) -> WeightFile:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
     except pickle.UnpicklingError as error:
         if "weights" not in str(error).lower():
-            raise ValueError(f"{path} is not a whole file of torch.save; fetch it again") from None
+            raise _broken(path) from error
         raise ValueError(
             f"{path} is a pickle that holds more than tensors and could run code; it was refused "
             "and nothing of it ran; give a .safetensors file"
         ) from None
-    except Exception as error:
-        reason = str(error).split("\n")[0].rstrip(".")
-        raise ValueError(
-            f"{path} is not a whole file of torch.save ({reason}); give a .safetensors file"
-        ) from None
+    except MemoryError:
+        raise
+    except Exception as error:  # of many kinds, by where the file ends
+        raise _broken(path) from error
     tensors = dict(_flat(loaded))
     if not tensors:
         raise ValueError(f"{path} holds no tensors by name; give a .safetensors file")
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     return WeightFile(path, {}, shapes, tensors.__getitem__)
+
+
+def _broken(path: Path) -> ValueError:
+    return ValueError(
+        f"{path} is not a whole file of torch.save: of its {path.stat().st_size:,} bytes some are "
+        "missing or damaged, as when a download breaks off; fetch it again"
+    )
 
 
 def _flat(loaded: Any) -> Iterator[tuple[str, Tensor]]:

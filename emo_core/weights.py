@@ -61,7 +61,7 @@ class WrongKind(ValueError):
     """
 
     def __init__(self, path: Path, kind: Kind) -> None:
-        super().__init__(f"{path} is a {kind.name} and not an {EMO_KIND}: {kind.advice}")
+        super().__init__(f"{path} is {kind} and not an {EMO_KIND}: {kind.advice}")
         self.kind = kind
 
 
@@ -156,7 +156,21 @@ def load_model(
         FileNotFoundError: if there is no such file.
         ValueError: if it is no EMO checkpoint, or lacks tensors; the groups are named.
     """
-    file, config = open_checkpoint(path_or_name, variant)
+    return load_opened(*open_checkpoint(path_or_name, variant), device, dtype, operations)
+
+
+def load_opened(
+    file: WeightFile,
+    config: EMOConfig,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    operations: Any = nn,
+) -> Checkpoint:
+    """Load what open_checkpoint() opened; see load_model().
+
+    Raises:
+        ValueError: if it lacks tensors; the groups are named.
+    """
     if ORIGIN in file.header:
         logger.info("%s is %s", file.path, file.header[ORIGIN])
     modules = skeleton(file, config, dtype, device, operations)
@@ -253,7 +267,7 @@ def audio_encoder_config(header: Mapping[str, str]) -> AudioEncoderConfig | None
         return None
     try:
         values = json.loads(header["audio_encoder"])
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"the checkpoint's audio encoder is not JSON: {error}") from None
     return AudioEncoderConfig.from_dict(values)
 
@@ -262,7 +276,7 @@ def training_record(header: Mapping[str, str]) -> dict[str, Any]:
     """How a checkpoint was trained, as its trainer noted it."""
     try:
         record = json.loads(header.get("training", "{}"))
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return {"note": header["training"]}
     return record if isinstance(record, dict) else {"note": record}
 

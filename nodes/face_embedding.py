@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 
-from ..emo_core.subject import read_numbers
+from ..emo_core.subject import read_embedding
 from .compat import Schema, io
 from .host import file_stamp
 from .sockets import Face, pack_face
-
-logger = logging.getLogger(__name__)
 
 INPUT, MODELS = "input", "models/emo"
 _FOLDER = "emo"
@@ -107,16 +104,4 @@ class EMOLoadFaceEmbedding(io.ComfyNode):
                 f"{_WIDTH} numbers into {folder_paths.get_input_directory()} or "
                 f"{folder_paths.get_folder_paths(_FOLDER)[0]} and press R, or connect nothing"
             )
-        embedding = read_numbers(path, "face embedding").flatten()
-        if len(embedding) < 2:
-            raise ValueError(
-                f"{path.name} holds {len(embedding)} numbers, and a face embedding has {_WIDTH}; "
-                "give that of InsightFace"
-            )
-        length = float(embedding.norm())
-        if abs(length - 1) < 1e-3:
-            logger.warning(
-                "the face embedding %s has length 1: it is the normalised one, and Hallo's "
-                "weights were trained with the longer one (InsightFace's `embedding`)", path.name,
-            )  # fmt: skip
-        return io.NodeOutput(pack_face(embedding, _RECOGNISER))
+        return io.NodeOutput(pack_face(read_embedding(path), _RECOGNISER))

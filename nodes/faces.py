@@ -26,12 +26,13 @@ from ..emo_core.detection import (
     load_detector,
 )
 from ..emo_core.face import Box, union_box
+from ..emo_core.face_masks import BLACK
+from ..emo_core.pictures import LEAST_BOX
 from .host import check_interrupted, on_device
 
 FOLDERS = ("detection", "facedetection", "facexlib")
 """Folders below the host's models folder where packs keep the detector's weights; ours first."""
 
-_BLACK = 1 / 512  # half of the least grey that an 8-bit mask can hold
 _BOX_KEYS = ("x", "y", "width", "height")
 
 
@@ -72,12 +73,12 @@ def read_mask(mask: Tensor, height: int, width: int) -> Tensor | None:
     union = union.reshape(-1, *mask.shape[-2:]).amax(0)[None, None]
     if tuple(union.shape[-2:]) != (height, width):
         union = functional.interpolate(union, (height, width), mode="bilinear", antialias=True)
-    return None if bool((union <= _BLACK).all()) else union[0].clamp(0, 1)
+    return None if bool((union <= BLACK).all()) else union[0].clamp(0, 1)
 
 
 def mask_edges(mask: Tensor) -> tuple[int, int, int, int] | None:
     """Left, top, right, bottom in pixels around what is not black in a mask (1, H, W)."""
-    inside = mask[0] > _BLACK
+    inside = mask[0] > BLACK
     rows, columns = inside.any(1).nonzero(), inside.any(0).nonzero()
     if len(rows) == 0:
         return None
@@ -129,12 +130,18 @@ def read_boxes(value: Any, height: int, width: int) -> Box | None:
         width: of the picture, in pixels.
 
     Raises:
-        ValueError: if it is something else.
+        ValueError: if it is something else, or a box is smaller than any face.
     """
     cut = []
     for x, y, box_width, box_height in _plain_boxes(value):
         fractions = all(0 <= number <= 1 for number in (x, y, box_width, box_height))
         across, down = (1, 1) if fractions else (width, height)
+        if 0 < min(box_width / across * width, box_height / down * height) < LEAST_BOX:
+            raise ValueError(
+                f"the bounding box {x:g}, {y:g}, {box_width:g}, {box_height:g} is less than "
+                f"{LEAST_BOX} pixels wide or high in a picture of {width}x{height}; give x, y, "
+                "width and height in pixels, or all four as fractions of the picture"
+            )
         cut.append(cut_box((x / across, y / down, box_width / across, box_height / down)))
     return join_boxes([box for box in cut if box is not None])
 

@@ -46,11 +46,13 @@ def boxes_from_landmarks(value: Any, height: int, width: int) -> tuple[Box, Box]
 
 
 def _faces(value: Any, height: int, width: int) -> Iterator[Tensor]:
-    """The points (N, 2) of one face of each frame, in pixels of a picture of this size."""
+    """The points (N, 2) of one face of each frame, in pixels of a picture of this size.
+
+    Plain ones may also be fractions of it: boxes_of_landmarks() knows them.
+    """
     if not isinstance(value, Mapping):
         for points in _plain(value):
-            inside = float(points[:, :2].min()) >= 0 and float(points[:, :2].max()) <= 1
-            yield points[:, :2] * torch.tensor([width, height]) if inside else points[:, :2]
+            yield points[:, :2]
         return
     if not {"frames", "image_size"} <= value.keys():
         raise ValueError(_not_landmarks(f"a mapping of {', '.join(sorted(map(str, value)))}"))

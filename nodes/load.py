@@ -48,7 +48,7 @@ DTYPES = {
     "auto": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16,
     "fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2,
 }  # fmt: skip
-VARIANTS: dict[str, Variant] = {"from file": "auto", "hallo": "hallo", "hallo2": "hallo2"}
+_VARIANT_OF: dict[str, Variant] = {"from file": "auto", "hallo": "hallo", "hallo2": "hallo2"}
 
 folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
 
@@ -102,7 +102,7 @@ def load(
     except WrongKind as error:
         advice = way_out(error.kind.name, error.kind.advice)
         raise ValueError(
-            f"{path.name} is a {error.kind.name} and not an EMO checkpoint: {advice}"
+            f"{path.name} is {error.kind} and not an EMO checkpoint: {advice}"
         ) from None
     _say_variant(path, file, config, variant)
     if reproduce and config.audio.attention != "masked3":
@@ -234,7 +234,7 @@ class EMOModelLoader(io.ComfyNode):
                     "large weights in half the memory of fp16, a little less exactly.",
                 ),
                 io.Combo.Input(
-                    "variant", options=list(VARIANTS), default="from file", optional=True,
+                    "variant", options=list(_VARIANT_OF), default="from file", optional=True,
                     tooltip="Which of Hallo's two sets of weights the file holds, since their "
                     "tensors have the same names; 'from file' goes by its header, else by the name "
                     "of file or folder, else takes hallo, and the log says which.",
@@ -275,5 +275,5 @@ class EMOModelLoader(io.ComfyNode):
         cls, model_name: str, dtype: str, variant: str = "from file", reproduce: bool = False
     ) -> io.NodeOutput:
         """Load it."""
-        model, vae = load(model_path(model_name), DTYPES[dtype], VARIANTS[variant], reproduce)
+        model, vae = load(model_path(model_name), DTYPES[dtype], _VARIANT_OF[variant], reproduce)
         return io.NodeOutput(model, vae)

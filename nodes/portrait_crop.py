@@ -98,7 +98,7 @@ def _face(mask: Tensor | None, boxes: Any, height: int, width: int) -> Tensor | 
                 "the mask is black, so there is no face to cut out; connect FaceLocatorMask, or "
                 "nothing for the largest square"
             )
-        return face / face.amax()
+        return face
     if boxes is None:
         return None
     box = read_boxes(boxes, height, width)

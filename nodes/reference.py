@@ -93,7 +93,7 @@ class ReferenceNetEncode(io.ComfyNode):
         pictures = pictures_of_a_person(image)
         shape = (pictures.shape[-2], pictures.shape[-1])
         views = [see(picture, size, parts.reproduce) for picture in pictures]
-        cut, square = torch.stack([view for view, _ in views]), views[0][1]
+        cut, window = torch.stack([view for view, _ in views]), views[0][1]
         side = min(shape)
         if side < min(size) // 2:
             logger.warning(
@@ -118,7 +118,7 @@ class ReferenceNetEncode(io.ComfyNode):
         features = encode_portrait(parts, scaled, embedding)
         pixels = cut[:1] if parts.config.temporal.motion_mask else None
         reference = pack_reference(
-            parts.identity, scaled, features, shape, square, embedding, pixels
+            parts.identity, scaled, features, shape, window, embedding, pixels
         )
         return io.NodeOutput(reference, {"samples": latents.float().cpu()})
 

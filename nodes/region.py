@@ -232,8 +232,8 @@ def _stand_in(
 
 
 def _usual_lips(region: Tensor) -> Box:
-    """Where the lips usually are in a region (1, H, W), however faint it is."""
-    return lip_box(box_of_region(region / region.amax()))
+    """Where the lips usually are in a region (1, H, W)."""
+    return lip_box(box_of_region(region))
 
 
 def draw_region(picture: Tensor, region: Tensor, lips: Box | None = None) -> Tensor:

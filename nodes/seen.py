@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from ..emo_core.config import EMOConfig
 from ..emo_core.face import CENTRED_PRIOR, region_mask
-from ..emo_core.face_masks import masks_for_region
+from ..emo_core.face_masks import BLACK, masks_for_region
 from ..emo_core.pictures import (
     Size,
-    Square,
     Window,
     cut_window,
     portrait_window,
@@ -25,7 +24,7 @@ logger = logging.getLogger(__name__)
 _ASPECT_TOLERANCE = 0.02
 
 
-def see(picture: Tensor, size: Size, whole: bool) -> tuple[Tensor, Square | Window | None]:
+def see(picture: Tensor, size: Size, whole: bool) -> tuple[Tensor, Window | None]:
     """A picture (3, H, W) as the model sees it.
 
     Args:
@@ -34,21 +33,19 @@ def see(picture: Tensor, size: Size, whole: bool) -> tuple[Tensor, Square | Wind
         whole: whether all of it is stretched, as Hallo's own program does.
 
     Returns:
-        (3, *size), and the part that was cut: left, top and side of a square, or left, top, width
-        and height for a film of another shape; None where none was.
+        (3, *size), and the window that was cut; None where none was.
     """
     if whole:
         return stretch_portrait(picture, size).picture, None
     window = portrait_window(picture.shape[-1], picture.shape[-2], size)
-    return cut_window(picture, window, size), window[:3] if size[0] == size[1] else window
+    return cut_window(picture, window, size), window
 
 
 def in_view(mask: Tensor, reference: dict[str, Any], size: Size) -> Tensor:
     """A mask (1, H, W) of the portrait's picture in what the model sees of it: (1, *size)."""
-    part = reference["square"]
-    if part is None:
+    if reference["window"] is None:
         return stretch_portrait(mask.expand(3, -1, -1), size).picture[:1]
-    return cut_window(mask, part if len(part) == 4 else (*part, part[2]), size)
+    return cut_window(mask, reference["window"], size)
 
 
 def size_of(reference: dict[str, Any], config: EMOConfig) -> Size:
@@ -97,7 +94,7 @@ def region_of(
 
 
 def _checked(mask: Tensor, reference: dict[str, Any], what: str, source: str) -> Tensor:
-    """A MASK (n, h, w) that is known to be one of the portrait's picture."""
+    """A MASK (n, h, w) of the portrait's picture in 0..1, brought to 1 where it is brightest."""
     mask = mask.float().cpu()
     mask = mask[None] if mask.ndim == 2 else mask
     height, width = reference["picture"]
@@ -113,12 +110,14 @@ def _checked(mask: Tensor, reference: dict[str, Any], what: str, source: str) ->
             "which is another shape; make the mask from the same picture as the reference (Load "
             "Image gives an empty one of 64x64 for a picture without transparency)"
         )
-    return mask
+    mask = mask.clamp(0, 1)
+    # The weights know regions that are 1 inside; one that was painted grey means the same.
+    brightest = float(mask.amax())
+    return mask / brightest if brightest > BLACK else mask
 
 
 def _at_picture(mask: Tensor, reference: dict[str, Any]) -> Tensor:
     """A mask (1, h, w) at the size of the portrait's picture, 0..1."""
-    mask = mask.clamp(0, 1)
     if tuple(mask.shape[-2:]) != tuple(reference["picture"]):
         mask = nn.functional.interpolate(mask[None], reference["picture"], mode="bilinear")[0]
     return mask
@@ -126,7 +125,7 @@ def _at_picture(mask: Tensor, reference: dict[str, Any]) -> Tensor:
 
 def _say_where_it_is_black(frames: Tensor, clip: int) -> None:
     """Refuse a region (F, 1, S, S) with a clip that has no place for a face."""
-    inside = (frames > 0).flatten(1).any(1)
+    inside = (frames > BLACK).flatten(1).any(1)
     for first in range(0, len(frames), clip):
         if not bool(inside[first : first + clip].any()):
             where = f" in the frames {first} to {first + clip - 1}" if len(frames) > 1 else ""
@@ -160,7 +159,7 @@ def masks_of(
         masks = _checked(lips, reference, "lips", "the lips of FaceLocatorMask")
         mouth = _at_picture(masks.amax(0, keepdim=True), reference)
     size = size_of(reference, config)
-    if given is not None and reference["square"] is None:
+    if given is not None and reference["window"] is None:
         # Hallo draws its masks before it stretches the picture.
         return masks_for_region(given, config, _filled(mouth), size)
     if mouth is not None:
@@ -169,7 +168,7 @@ def masks_of(
 
 
 def _filled(lips: Tensor | None) -> Tensor | None:
-    if lips is not None and not bool((lips > 0.5).any()):
+    if lips is not None and not bool((lips > BLACK).any()):
         raise ValueError(
             "the lips mask is black in what the model sees of the portrait; connect the lips of "
             "FaceLocatorMask, or nothing for their usual place"

@@ -7,10 +7,10 @@
                    between the times and held at both ends
     EMO_REFERENCE  model, what it was encoded by; latents (r, C, h, w) of the portrait and of more
                    pictures of the person; features, (1, C', r * h', w') of every spot; picture
-                   (H, W) and square (left, top, side) in its pixels, or (left, top, width, height)
-                   of a film that is not square, None where the whole picture was stretched; may
-                   have `face` (1, D), the face embedding that was seen, and
-                   `pixels` (1, 3, H, W) in 0..1, the portrait itself (Hallo2)
+                   (H, W) and the window (left, top, width, height) cut out of it, in its pixels,
+                   None where the whole picture was stretched; may have `face` (1, D), the face
+                   embedding that was seen, and `pixels` (1, 3, H, W) in 0..1, the portrait itself
+                   (Hallo2)
     EMO_FACE       embedding (1, D) float32 of the portrait's face; recogniser, whose it is
     EMO_CROP       picture (1, H, W, 3), whole, 0..1; square (left, top, side) cut out of it, in its
                    pixels
@@ -27,6 +27,7 @@ from torch import Tensor
 from ..emo_core.audio import AudioFeatures
 from ..emo_core.config import EMOConfig
 from ..emo_core.finite import all_finite
+from ..emo_core.pictures import Square, Window
 from ..emo_core.speed import speed_curve
 from .compat import io
 
@@ -41,7 +42,7 @@ Crop = io.Custom("EMO_CROP")
 _ENTRIES = {
     "EMO_AUDIO": {"features", "fps", "encoder", "alignment"},
     "EMO_SPEED": {"times", "speeds"},
-    "EMO_REFERENCE": {"model", "latents", "features", "picture", "square"},
+    "EMO_REFERENCE": {"model", "latents", "features", "picture", "window"},
     "EMO_FACE": {"embedding", "recogniser"},
     "EMO_CROP": {"picture", "square"},
 }
@@ -174,7 +175,7 @@ def unpack_speed(value: Any, num_frames: int, frame_rate: float) -> Tensor:
 
 def pack_reference(
     model: str, latents: Tensor, features: Mapping[str, Tensor], picture: tuple[int, int],
-    square: tuple[int, ...] | None, face: Tensor | None = None, pixels: Tensor | None = None,
+    window: Window | None, face: Tensor | None = None, pixels: Tensor | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """EMO_REFERENCE of a portrait.
 
@@ -183,8 +184,7 @@ def pack_reference(
         latents: (r, C, h, w), the portrait's and those of more pictures of the person.
         features: ReferenceNet's, by the name of the spot.
         picture: height and width in pixels of the picture that the portrait was cut from.
-        square: left, top and side of the cut, in its pixels, or left, top, width and height for a
-            film that is not square; None if all of it was stretched.
+        window: what was cut out of it, in its pixels; None if all of it was stretched.
         face: (1, D), the face embedding that ReferenceNet saw; None for none.
         pixels: (1, 3, S, S) in 0..1, for weights that see the portrait itself again; None for none.
     """
@@ -196,7 +196,7 @@ def pack_reference(
         "latents": latents.cpu(),
         "features": {name: tensor.cpu() for name, tensor in features.items()},
         "picture": picture,
-        "square": square,
+        "window": window,
     }
 
 
@@ -241,12 +241,12 @@ def unpack_face(value: Any, config: EMOConfig) -> Tensor:
     return torch.as_tensor(embedding).float()
 
 
-def pack_crop(picture: Tensor, square: tuple[int, int, int]) -> dict[str, Any]:
+def pack_crop(picture: Tensor, square: Square) -> dict[str, Any]:
     """EMO_CROP of a picture (1, H, W, 3) and the square (left, top, side) cut out of it."""
     return {"version": VERSION, "picture": picture.cpu(), "square": square}
 
 
-def unpack_crop(value: Any) -> tuple[Tensor, tuple[int, int, int]]:
+def unpack_crop(value: Any) -> tuple[Tensor, Square]:
     """Picture (1, H, W, 3) and square of an EMO_CROP.
 
     Raises:

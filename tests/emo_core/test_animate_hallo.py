@@ -31,15 +31,17 @@ from torch import Tensor
 
 from emo_core import animate as animate_module
 from emo_core import take as take_module
+from emo_core import weight_files
 from emo_core.animate import animate
 from emo_core.animate_request import AnimateRequest
 from emo_core.cli import main
 from emo_core.clips import StreamNoise
+from emo_core.complete import open_model
 from emo_core.config import EMOConfig
 from emo_core.face_masks import _LIPS_478
 from emo_core.generate import Film
 from emo_core.hallo_files import with_variant
-from emo_core.subject import cropped_subject, read_numbers, stretched_subject
+from emo_core.subject import cropped_subject, read_embedding, read_numbers, stretched_subject
 from emo_core.vae import AutoencoderKL
 from emo_core.video import read_video
 from emo_core.weights import Checkpoint
@@ -55,6 +57,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pixels = (picture() * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     Image.fromarray(pixels).save(folder / "photo.png")
     np.save(folder / "landmarks.npy", landmarks(_LIPS_478).numpy())
+    np.save(folder / "far.npy", landmarks(_LIPS_478).numpy() + 90)
     (folder / "face.json").write_text(json.dumps(draw("embedding", 10).tolist()))
     return folder
 
@@ -199,6 +202,32 @@ def test_hallo2_runs(files: Path, usual: dict[str, object], tmp_path: Path) -> N
     assert (two - read_video(usual["output"])[0].float()).abs().mean() > 0.1
 
 
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the tensors that are read from .safetensors files, in that order."""
+    names: list[str] = []
+    opened = weight_files._open_safetensors
+
+    def counted(path: Path) -> weight_files.WeightFile:
+        file = opened(path)
+        return replace(file, read=lambda name: (names.append(name), file.read(name))[1])
+
+    monkeypatch.setattr(weight_files, "_open_safetensors", counted)
+    return names
+
+
+def test_opening_reads_no_tensor_and_loading_each_once(
+    usual: dict[str, object], reads: list[str]
+) -> None:
+    files = [Path(str(usual[name])) for name in ("vae", "audio_encoder")]
+    opened = open_model(str(usual["model"]), "auto", *files)
+    assert not reads
+    made = opened.load(torch.device("cpu"), torch.float32)
+    assert len(reads) == len(set(reads)) == sum(
+        len(part.state_dict()) for part in (made.model, made.vae, made.audio_encoder)
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -219,21 +248,38 @@ def test_hallo2_runs(files: Path, usual: dict[str, object], tmp_path: Path) -> N
          "the lip box 90,1,50,5 .* reaches outside"),
         ({"landmarks": Path("x.npy"), "face_box": (1.0, 1.0, 9.0, 9.0)}, "leave out the boxes"),
         ({"variant": "hallo3"}, "must be one of auto, hallo, hallo2"),
-        ({"face_embedding": "landmarks.npy"}, "a face embedding has 10 numbers, got"),
+        ({"face_embedding": "landmarks.npy"}, "holds 956 numbers, and a face embedding has 10"),
+        ({"face_box": (50.0, 20.0, 50.0, 40.0)}, "reaches outside the picture of 90x72"),
+        ({"face_box": (0.2, 0.25, 0.5, 0.5)}, "fractions, which in pixels are 18,18,45,36"),
+        ({"face_box": (0.2, 0.25, 0.5, 0.5), "reproduce": True}, "fractions, which in pixels are"),
+        ({"face_box": (9.0, 9.0, 1.5, 40.0)}, "at least 2 pixels wide and high, got 9,9,1.5,40"),
+        ({"lip_box": (0.4, 0.5, 0.2, 0.1), "face_box": (20.0, 15.0, 50.0, 40.0)},
+         "a lip box is at least 2 pixels .* fractions"),
+        ({"landmarks": "far.npy"}, "of 478 landmarks lie outside of the picture of 90x72 pixels"),
+        ({"vae": "none.safetensors"}, "the VAE file .*none.safetensors does not exist; give an SD"),
+        ({"vae": "wav2vec2/model.safetensors"}, "is an audio encoder and not a VAE; give an SD"),
+        ({"audio_encoder": "vae.safetensors"}, "is a VAE and not a wav2vec2; give model.safetens"),
+        ({"audio_encoder": "none"}, "no wav2vec2 weights at .*none"),
+        ({"solver": "dpmpp_2m", "reproduce": True}, "leave out --solver and --audio-cfg"),
+        ({"audio_cfg": 2.0, "reproduce": True}, "leave out --solver and --audio-cfg"),
+        ({"film": "none.mp4", "only_region": True}, "the film .*none.mp4 does not exist"),
         ({"face_embedding": "photo.png"}, "holds no face embedding"),
         ({"landmarks": "face.json"}, "expected 478, 468 or 68 landmarks"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_sentence(
-    usual: dict[str, object], files: Path, changes: dict[str, object], sentence: str
+    usual: dict[str, object], files: Path, changes: dict[str, object], sentence: str,
+    reads: list[str],
 ) -> None:
+    """And are told before the first weight is read."""
+    names = ("face_embedding", "landmarks", "vae", "audio_encoder", "film")
     changes = {
-        name: files / value if name in ("face_embedding", "landmarks") else value  # type: ignore[operator]
+        name: files / value if name in names and isinstance(value, str) else value
         for name, value in changes.items()
     }
-    with pytest.raises(ValueError, match=sentence) as told:
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence) as told:
         animate(AnimateRequest(**{**usual, **changes}))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(told.value) and not reads
     assert not Path(str(usual["output"])).exists()
 
 
@@ -260,8 +306,29 @@ def test_numbers_of_files(tmp_path: Path) -> None:
     np.save(tmp_path / "c.npy", np.array([{}]), allow_pickle=True)
     with pytest.raises(ValueError, match="holds no x"):
         read_numbers(tmp_path / "c.npy", "x")
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"does not exist; give a \.npy, \.json or \.safet"):
         read_numbers(tmp_path / "no.npy", "x")
+    (tmp_path / "d.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"holds no x .*recursion"):
+        read_numbers(tmp_path / "d.json", "x")
+
+
+def test_a_normalised_face_embedding_is_noticed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    numbers = draw("embedding", 10)
+    for values, noticed in ((numbers, False), (numbers / numbers.norm(), True)):
+        np.save(tmp_path / "face.npy", values.numpy())
+        assert torch.equal(read_embedding(tmp_path / "face.npy", 10), values)
+        assert ("face.npy has length 1: it is the normalised one" in caplog.text) == noticed
+
+
+def test_what_the_weights_do_not_see_is_said(
+    usual: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "emo_core")
+    animate(AnimateRequest(**{**usual, "speed": "0.5"}))  # type: ignore[arg-type]
+    assert "hallo knows no head speed: --speed changes nothing" in caplog.text
 
 
 def test_clips_are_kept_by_everything_that_hallos_weights_see(

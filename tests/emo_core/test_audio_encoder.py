@@ -118,21 +118,21 @@ def test_published_weights_load_in_every_layout(published, tmp_path, prefix, wit
 
 
 def test_missing_foreign_and_broken_files_are_refused(published, tmp_path):
-    with pytest.raises(ValueError, match="no wav2vec2 weights at"):
+    with pytest.raises(FileNotFoundError, match="no wav2vec2 weights at"):
         load_wav2vec2(tmp_path)
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"not a file of tensors")
-    with pytest.raises(ValueError, match="cannot be read as wav2vec2"):
+    with pytest.raises(ValueError, match=r"not a whole \.safetensors file"):
         load_wav2vec2(tmp_path)
     save_file({"conv_in.weight": torch.zeros(1)}, file)
-    with pytest.raises(ValueError, match="holds no wav2vec2"):
+    with pytest.raises(ValueError, match="unknown origin and not a wav2vec2; give"):
         load_wav2vec2(file)
     (tmp_path / "config.json").write_text(json.dumps(SETTINGS))
     with pytest.raises(ValueError, match="lacks"):
         load_wav2vec2(file)
     save_file({k: v.clone() for k, v in published.wav2vec2.state_dict().items()}, file)
     (tmp_path / "config.json").write_text(json.dumps({**SETTINGS, "intermediate_size": 24}))
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(ValueError, match=r"does not fit its config\.json: .* expected \(24"):
         load_wav2vec2(file)
     (tmp_path / "config.json").write_text('{"model_type": "whisper"}')
     with pytest.raises(ValueError, match="does not describe"):
@@ -156,6 +156,6 @@ class _Bomb:
 def test_a_pickle_that_runs_code_is_refused_and_nothing_of_it_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"a": _Bomb()}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="wav2vec2 weights: it holds more than tensors"):
+    with pytest.raises(ValueError, match="could run code; it was refused and nothing of it ran"):
         load_wav2vec2(tmp_path / "pytorch_model.bin")
     assert not (tmp_path / "exploded").exists()

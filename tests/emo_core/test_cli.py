@@ -120,7 +120,7 @@ BAD = [
     ({"face_box": "a,b,c,d"}, "four numbers X,Y,W,H"),
     ({"face_box": "40,0,20,10"}, "reaches outside the picture of 48x40 pixels"),
     ({"face_box": "-1,0,20,10"}, "reaches outside"),
-    ({"face_box": "1,1,0,10"}, "above 0"),
+    ({"face_box": "1,1,0,10"}, "at least 2 pixels wide and high"),
     ({"face_box": "nan,1,5,10"}, "not finite"),
     ({"steps": 0}, "steps must be 1 to 1000, got 0"),
     ({"steps": 1001}, "steps must be 1 to 1000"),

@@ -65,6 +65,7 @@ def test_a_box_that_grows_over_the_edge_is_moved_back() -> None:
     points[list(_SILHOUETTE_478)] = torch.stack(
         [torch.linspace(0, 80, 36), torch.linspace(10, 90, 36)], dim=1
     )
+    points[_LIPS_478[0]] = 60.0
     (x, y, width, height), _ = boxes_of_landmarks(points, 100, 100)
     assert x == 0 and width == pytest.approx(0.96) and (y, height) == (0.02, 0.96)
 
@@ -87,11 +88,33 @@ def test_sixty_eight_landmarks() -> None:
         (torch.zeros(5, 2), r"expected 478, 468 or 68 landmarks"),
         (torch.zeros(68), r"expected 478, 468 or 68 landmarks"),
         (torch.full((68, 2), float("nan")), "NaN or infinite"),
+        (torch.rand(68, 2) * 100 + 101, "68 of 68 landmarks lie outside of the picture of 100x100"),
+        (-100 * torch.rand(478, 2) - 1, "give a face box instead"),
+        (torch.full((478, 2), 50.0), "lie in one spot of the picture"),
     ],
 )
 def test_other_landmarks_are_refused(points: torch.Tensor, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         boxes_of_landmarks(points, 100, 100)
+
+
+def test_landmarks_may_be_fractions_and_reach_over_the_edge() -> None:
+    points = landmarks(_LIPS_478)
+    sides = torch.tensor([PICTURE[1], PICTURE[0]])
+    assert boxes_of_landmarks(points.double() / sides, *PICTURE) == boxes_of_landmarks(
+        points, *PICTURE
+    )
+    # A face that the picture's edge cuts is one, as long as half of it is there.
+    (x, _, width, _), _ = boxes_of_landmarks(points - torch.tensor([40.0, 0.0]), *PICTURE)
+    assert x == 0 and width > 0.2
+
+
+@pytest.mark.parametrize("grey", [1.0, 0.4, 0.01])
+def test_a_grey_region_is_the_region(grey: float) -> None:
+    region = torch.zeros(1, 64, 64)
+    region[:, 16:48, 16:48] = grey
+    region[:, 8:16, 16:48] = 0.4 * grey  # a soft edge, less than half of the brightest
+    assert box_of_region(region) == FACE
 
 
 def test_a_region_alone_is_enough() -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from emo_core import vae as vae_module
 from emo_core.audio_encoder import build_audio_encoder, tiny_wav2vec2
 from emo_core.cli import main
-from emo_core.describe import describe_memory
+from emo_core.describe import describe_checkpoint, describe_memory
 from emo_core.memory import memory_of, metered, weights_of
 from emo_core.model import EMO
 from emo_core.presets import hallo
@@ -104,6 +104,17 @@ def test_emo_info_tells_it(checkpoint: Path, capsys: pytest.CaptureFixture[str])
     assert "a sampling step with guidance " in capsys.readouterr().out
     assert main(["info", str(checkpoint), "--size", "256x256"]) == 2
     assert "asked for with --memory" in capsys.readouterr().err
+    assert main(["info", "--memory", str(checkpoint), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["memory"] == told
+    for words, sentence in (
+        ((str(checkpoint), "--memory", "float8"), "--memory must be one of float16, bfloat16, fl"),
+        ((str(checkpoint), "--memory", "--size", "portrait"), "give --size as WxH"),
+        ((str(checkpoint), "--seconds", "9"), "asked for with --memory"),
+        ((str(checkpoint), "--memory", "--seconds", "0"), "has 1 s or more, got 0"),
+        ((str(checkpoint), "--variant", "hallo"), "between Hallo's two sets of weights"),
+    ):
+        assert main(["info", *words]) == 2
+        assert sentence in capsys.readouterr().err
     assert main(["info", str(checkpoint), "--memory", "--size", "256x256"]) == 2
     assert "pixels and makes films of that size only" in capsys.readouterr().err
 
@@ -117,6 +128,12 @@ def test_hallos_weights_count_with_what_they_were_made_for(tmp_path: Path) -> No
     # wav2vec2-base at the small checkpoint's two layers of 16, in single precision.
     assert own["weights"]["VAE"] == 167.3 and own["weights"]["audio encoder"] > 10
     assert large["of_a_film"].startswith("320x256") and large["peak"] > own["peak"]
+    # Hallo hears the whole sound at once, Hallo2 never more than 60 s of it.
+    assert describe_checkpoint(path, "hallo2")["name"] == "hallo2"
+    for variant, seconds, heard in (("hallo", 180, 180), ("hallo2", 180, 60)):
+        told = describe_memory(path, variant=variant, seconds=seconds)["work"]
+        wanted = heard / 60 * own["work"]["the audio encoder hears 60 s"]
+        assert told[f"the audio encoder hears {heard} s"] == pytest.approx(wanted, rel=0.01)
 
 
 def test_an_audio_encoder_counts_with_its_weights() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from emo_core.pasting import fading, paste, square_around, square_mask
 
@@ -59,6 +60,31 @@ def test_it_fades_in_from_the_edge() -> None:
     # The picture's own edge cuts the square off, and nothing is to be hidden there.
     edge = fading(square_mask((0, 0, 40), 60, 90), 5)
     assert float(edge[0, 0]) == 1.0 and float(edge[20, 39]) < 0.1
+
+
+@pytest.mark.parametrize("feather", [1, 7, 19])
+def test_the_fade_is_a_straight_line_as_wide_as_the_feather(feather: int) -> None:
+    """By each pixel's mean over 2 * feather + 1 pixels, of which a straight edge cuts a part."""
+    mask = torch.zeros(120, 120)
+    mask[20:90] = 1
+    shows = fading(mask, feather)
+    inside = torch.arange(70)
+    depth = torch.minimum(inside, 69 - inside)  # pixels between this one and the edge
+    line = ((2 * depth + 1) / (2 * feather + 1)).clamp(max=1)
+    torch.testing.assert_close(shows[20:90], line[:, None].expand(-1, 120), rtol=0, atol=1e-6)
+    # Of the 70 rows both fades together take away about one feather.
+    left = 70 - 2 * feather * (feather + 1) / (2 * feather + 1)
+    assert float(shows[:, 60].sum()) == pytest.approx(left, abs=1e-4)
+
+
+def test_the_fade_is_the_mean_of_what_is_around() -> None:
+    mask = torch.rand(30, 50, generator=torch.Generator().manual_seed(2))
+    mask[5:25, 5:45] = 1
+    around = nn.functional.pad(mask[None, None], (4,) * 4, mode="replicate")
+    means = nn.functional.avg_pool2d(around, 9, 1)[0, 0]
+    wanted = torch.minimum((2 * means - 1).clamp(0, 1), mask)
+    torch.testing.assert_close(fading(mask, 4), wanted, rtol=0, atol=1e-5)
+    assert float(wanted.max()) == 1
 
 
 def test_a_film_covers_the_middle_whole() -> None:

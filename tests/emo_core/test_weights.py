@@ -148,11 +148,17 @@ def test_a_foreign_file_is_named(
 ) -> None:
     path = tmp_path / "x.safetensors"
     save_file({name: torch.zeros(2, width) for name in names}, path)
-    with pytest.raises(ValueError, match=f"is a {kind} and not an EMO checkpoint: .*emo") as told:
+    with pytest.raises(ValueError, match=f"is an? {kind} and not an EMO checkpoint: .*emo") as told:
         weights.load_model(path)
     assert "\n" not in str(told.value)
     facts = describe_checkpoint(path)
     assert (facts["kind"], facts["runs_here"]) == (kind, False)
+
+
+def test_a_kind_has_the_article_that_is_spoken() -> None:
+    spoken = {str(kind) for kind in KINDS}
+    assert {"an audio encoder", "an SDXL checkpoint", "an EchoMimic network"} <= spoken
+    assert {"a VAE", "a Stable Diffusion checkpoint", "a LoRA", "a MEMO checkpoint"} <= spoken
 
 
 def test_the_published_names_of_hallo_are_recognised() -> None:
@@ -192,6 +198,33 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(
     with pytest.raises(ValueError, match=r"refused|not a whole file"):
         weights.load_model(path)
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_broke_off_is_to_be_fetched_again(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "net.pth"
+    state = {f"t{i}": torch.ones(50, 50) for i in range(9)}
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    for length in (10, 500, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        broken = f"of its {length:,} bytes some are missing or damaged, .* fetch it again"
+        with pytest.raises(ValueError, match=broken) as told:
+            open_weights(path)
+        assert "\n" not in str(told.value)
+
+
+def test_a_header_that_is_nested_without_end_is_a_sentence(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    path, deep = tmp_path / "x.safetensors", "[" * 100_000
+    for name, sentence in (
+        ("emo_config", "is not JSON"), ("vae_config", "expected the JSON of a VAE"),
+        ("audio_encoder", "is not JSON"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=sentence):
+            weights.load_model(rewritten(checkpoint, path, **{name: deep}))
+    assert weights.load_model(rewritten(checkpoint, path, training=deep)).training["note"] == deep
 
 
 def test_files_that_are_no_weights_are_named(checkpoint: Path, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_a_film_of_another_shape_is_emo_animates(
         small.pack.ReferenceNetEncode, model=small.model, vae=small.vae, image=portrait(),
         width=320, height=256,
     )  # fmt: skip
-    assert seen["samples"].shape == (1, 4, 32, 40) and reference["square"] == (0, 0, 48, 38)
+    assert seen["samples"].shape == (1, 4, 32, 40) and reference["window"] == (0, 0, 48, 38)
     picture = fit_portrait(portrait()[0].permute(2, 0, 1), (256, 320)).picture
     sound_of = torch.zeros(1, 640 * FRAMES)
     with torch.no_grad():

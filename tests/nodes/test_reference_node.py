@@ -40,8 +40,8 @@ def test_it_is_what_emo_core_alone_sees(small: Small, tmp_path: Any) -> None:
 
 def test_it_notes_where_the_square_lies(small: Small) -> None:
     tall, latent = encode(small, portrait(64, 32))
-    assert tall["picture"] == (64, 32) and tall["square"] == (0, 8, 32)
-    assert small.reference["picture"] == (40, 48) and small.reference["square"] == (4, 0, 40)
+    assert tall["picture"] == (64, 32) and tall["window"] == (0, 8, 32, 32)
+    assert small.reference["picture"] == (40, 48) and small.reference["window"] == (4, 0, 40, 40)
     assert latent["samples"].shape == (1, *LATENT)
     assert torch.equal(latent["samples"], tall["latents"])
     assert tall["version"] == 1 and tall["model"].startswith("smallest ")
@@ -77,7 +77,7 @@ def test_a_batch_of_pictures_is_one_person(small: Small) -> None:
     several, latent = encode(small, pictures)
     assert several["latents"].shape == latent["samples"].shape == (2, *LATENT)
     torch.testing.assert_close(several["latents"][:1], small.reference["latents"])
-    assert (several["picture"], several["square"]) == ((40, 48), (4, 0, 40))
+    assert (several["picture"], several["window"]) == ((40, 48), (4, 0, 40, 40))
     film, _ = small.film(reference=several)
     alone, _ = small.film()
     assert film.shape == alone.shape and not torch.allclose(film, alone, atol=1e-2)

@@ -138,6 +138,12 @@ def test_a_box_with_nothing_inside_is_no_face(find: Find, prior: Tensor, value: 
         find(bounding_box=value, on_no_face="error")
 
 
+@pytest.mark.parametrize("value", [(20, 10, 0.3, 0.4), (1.2, 0, 1, 8), (0.5, 0.5, 0.01, 0.2)])
+def test_a_box_that_is_smaller_than_any_face_is_refused(find: Find, value: Any) -> None:
+    with pytest.raises(ValueError, match=r"less than 2 pixels .* or all four as fractions"):
+        find(bounding_box=value)
+
+
 @pytest.mark.parametrize("value", ["face", {"x": 1, "y": 2}, [1, 2, 3], {**OTHER, "x": "left"}])
 def test_what_is_no_box_is_refused(find: Find, value: Any) -> None:
     with pytest.raises(ValueError, match="should be x, y, width and height in pixels"):

@@ -166,10 +166,10 @@ def test_no_speed_at_all(sockets: Any) -> None:
 
 def test_a_reference_belongs_to_its_model(sockets: Any) -> None:
     value = sockets.pack_reference("a 1", draw(1, 4, 4, 4), {"down.0": draw(1, 8, 4, 4)},
-                                   (40, 48), (4, 0, 40))  # fmt: skip
+                                   (40, 48), (4, 0, 40, 40))  # fmt: skip
     back = sockets.unpack_reference(value, "a 1")
-    assert torch.equal(back["latents"], draw(1, 4, 4, 4)) and back["square"] == (4, 0, 40)
+    assert torch.equal(back["latents"], draw(1, 4, 4, 4)) and back["window"] == (4, 0, 40, 40)
     with pytest.raises(ValueError, match="encoded by a 1 and is sampled with b 2; connect the"):
         sockets.unpack_reference(value, "b 2")
-    with pytest.raises(ValueError, match=r"EMO_REFERENCE lacks square; .* ReferenceNetEncode"):
-        sockets.unpack_reference({n: v for n, v in value.items() if n != "square"}, "a 1")
+    with pytest.raises(ValueError, match=r"EMO_REFERENCE lacks window; .* ReferenceNetEncode"):
+        sockets.unpack_reference({n: v for n, v in value.items() if n != "window"}, "a 1")
