@@ -28,7 +28,7 @@ ALLOWED = {
     # For the name of the exception that torch raises when it refuses a pickle.
     ("emo_core/weight_files.py", "pickle"),
 }
-READS_PICKLES = {"emo_core/weight_files.py", "emo_core/wav2vec.py"}
+READS_PICKLES = {"emo_core/weight_files.py"}
 """Where torch.load may stand, as weights only."""
 
 READERS = {"get", "items", "keys", "values", "copy", "index", "count"}
@@ -212,3 +212,19 @@ def test_no_path_of_a_machine() -> None:
         if b"\0" not in content[:1024]:
             found = MACHINE_PATH.search(content.decode("utf-8", "replace"))
             assert found is None, f"{name} names {found}"
+
+
+@pytest.mark.parametrize("package", ["emo_core", "nodes"])
+def test_a_module_imports_only_from_those_above_it_in_the_readme(package: str) -> None:
+    """Those of one line may import each other."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = readme.split("`emo_core` never imports ComfyUI", 1)[1].split("```")[1]
+    lines = re.search(rf"^{package}/\n((?:    .*\n)+)", tree, re.MULTILINE)[1].splitlines()  # type: ignore[index]
+    place = {name: at for at, line in enumerate(lines) for name in re.findall(r"(\w+)\.py", line)}
+    modules = {name.removesuffix(".py") for name in MODULES if name.count("/") == 1}
+    here = {path.split("/")[1] for path in modules if path.startswith(f"{package}/")}
+    assert place.keys() == here - {"__init__"}
+    for name, at in place.items():
+        for node in parsed(f"{package}/{name}.py").body:
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                assert place.get(str(node.module), -1) <= at, f"{name} imports {node.module}"
