@@ -168,7 +168,7 @@ def test_a_pickle_in_the_folder_is_not_taken(hear, folder):
 
 def test_a_file_of_something_else_is_refused(hear, folder):
     save_file({"conv_in.weight": torch.zeros(1)}, folder / "vae.safetensors")
-    with pytest.raises(ValueError, match="holds no wav2vec2 weights"):
+    with pytest.raises(ValueError, match="unknown origin and not a wav2vec2; give"):
         hear(encoder="vae.safetensors")
 
 
