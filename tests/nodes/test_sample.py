@@ -242,9 +242,9 @@ def test_other_samplers_run_and_stay_inside_the_bar(
         import_module("comfy.utils"), "PROGRESS_BAR_HOOK",
         lambda value, total, preview, **_: values.append(value),
     )  # fmt: skip
-    film, _ = small.film(sampler_name=sampler, scheduler="sgm_uniform", steps=3)
+    film, _ = small.film(frames=2 * CLIP, sampler_name=sampler, scheduler="sgm_uniform", steps=3)
     assert bool(torch.isfinite(film).all())
-    assert values == sorted(values) and values[-1] <= 9
+    assert values == sorted(values) and values[-1] <= 6
 
 
 def test_a_clip_without_those_before_it_is_warned_of(
