@@ -173,7 +173,7 @@ def _add_animate(commands: Any) -> None:
         help="of the noise, 0 to 2^64-1; the same seed gives the same film (default 0; 42 with "
         "--reproduce)")
     add("--steps", type=int, metavar="N",
-        help="sampling steps of a clip, 1 to 1000 (default: the model's own; emo-tiny's is 6)")
+        help="sampling steps of a clip, 1 to 1000 (default: the model's own; emo-tiny's is 4)")
     add("--cfg", type=float, metavar="X",
         help="guidance scale, 0 to 30; 1 is none, at nearly half the work (default: the model's "
         "own)")

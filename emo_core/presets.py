@@ -129,5 +129,5 @@ def tiny() -> EMOConfig:
         temporal=TemporalConfig((0, 1), 1, 16, 12, 4, "zeros", "latents", joins="overlap"),
         speed=_SPEED,
         locator=LocatorConfig(1, (8, 16, 32, 32)),
-        sampling=SamplingConfig("cosine", "v_prediction", 6, 2.0),
+        sampling=SamplingConfig("cosine", "v_prediction", 4, 1.6),
     )

@@ -24,14 +24,14 @@ def sampler_widgets() -> list[io.Input]:
             "same sound.",
         ),
         io.Int.Input(
-            "steps", default=6, min=1, max=1000,
-            tooltip="Sampling steps of a clip, 1 to 1000; emo-tiny was made for 6, weights of SD "
+            "steps", default=4, min=1, max=1000,
+            tooltip="Sampling steps of a clip, 1 to 1000; emo-tiny was made for 4, weights of SD "
             "1.5's size for about 40, and time grows with them.",
         ),
         io.Float.Input(
-            "cfg", default=2.0, min=0.0, max=30.0, step=0.1,
+            "cfg", default=1.6, min=0.0, max=30.0, step=0.1,
             tooltip="How strongly the clip follows portrait and sound, 0 to 30; emo-tiny was made "
-            "for 2, Hallo's weights for 3.5, and 1 turns guidance off, which nearly halves the "
+            "for 1.6, Hallo's weights for 3.5, and 1 turns guidance off, which nearly halves the "
             "work.",
         ),
         io.Combo.Input(
