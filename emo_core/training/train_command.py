@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from . import train_stages as run
+from .join_films import chosen_options
 from .report import chosen_rows
 
 STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
@@ -113,7 +114,8 @@ def run_train(args: argparse.Namespace) -> int:
     if args.work.exists() and not args.work.is_dir():
         raise NotADirectoryError(f"--work {args.work} is a file; give a folder")
     if args.rows is not None:
-        chosen_rows(args.rows)  # a typo must not cost an hour
+        check = chosen_options if args.stage == "joins" else chosen_rows
+        check(args.rows)  # a typo must not cost an hour
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if args.threads:
         torch.set_num_threads(args.threads)

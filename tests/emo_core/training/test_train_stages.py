@@ -154,4 +154,6 @@ def test_a_stage_names_the_one_that_has_to_come_first(
 def test_a_typo_in_rows_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--rows takes names out of .*, got speach"):
         run("report", "--work", str(tmp_path / "work"), "--rows", "speach")
+    with pytest.raises(ValueError, match="there are no joins 'speech'; choose of plain; "):
+        run("joins", "--work", str(tmp_path / "work"), "--rows", "speech")
     assert not (tmp_path / "work").exists()
