@@ -77,7 +77,7 @@ def _constants(inputs: Inputs, settings: Settings, film: Film, seen: Fingerprint
         model=parts.digest,
         portrait=film.portrait,
         region=still_region(film),
-        sampler=_sampling(model, settings, seen),
+        sampler=_sampling(model, settings, inputs.denoise, seen),
         noise=noise,
         dtype=parts.compute_dtype,
         hand_over=hand_over,
@@ -103,14 +103,20 @@ def _hallos(film: Film, config: EMOConfig) -> dict[str, object]:
     return {"config": config.to_json(), "face": film.face, "masks": film.masks}
 
 
-def _sampling(model: Any, settings: Settings, seen: Fingerprint) -> Mapping[str, object]:
-    """What rules the sampling, by what the names of samplers and schedulers stand for."""
+def _sampling(
+    model: Any, settings: Settings, denoise: float, seen: Fingerprint
+) -> Mapping[str, object]:
+    """What rules the sampling, by what the names of samplers and schedulers stand for.
+
+    An existing film is sampled with the end of a longer schedule, and schedules that are alike may
+    be the beginnings of others that are not.
+    """
     guided = model if settings.guider is None else settings.guider.model_patcher
     sigmas: Tensor | None = settings.sigmas
     if sigmas is None:
         sigmas = comfy.samplers.KSampler(
             guided, settings.num_steps, model.load_device, settings.sampler_name,
-            settings.scheduler,
+            settings.scheduler, denoise=denoise,
         ).sigmas  # fmt: skip
     sampler = settings.sampler or comfy.samplers.sampler_object(settings.sampler_name)
     guidance: Any = float(settings.cfg)

@@ -110,6 +110,16 @@ def test_a_change_in_the_film_leaves_the_clips_before_it(
         assert sampled == [0, 1, 2]
 
 
+def test_schedules_that_differ_only_at_their_end_are_told_apart(small: Small) -> None:
+    given = {"existing_film": existing(), "denoise": 0.5, "steps": 1, "cfg": 1.0}
+    made = {}
+    for scheduler in ("simple", "linear_quadratic"):
+        made[scheduler], _ = small.film(**given, scheduler=scheduler)
+        alone, _ = small.film(**given, scheduler=scheduler, keep_clips=False)
+        assert torch.equal(made[scheduler], alone)
+    assert not torch.allclose(made["simple"], made["linear_quadratic"], atol=1e-2)
+
+
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
