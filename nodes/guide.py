@@ -49,10 +49,12 @@ def audio_guider(
     """An AudioGuider whose three branches are made of EMOConditioning's positive.
 
     Raises:
-        ValueError: if it is another CONDITIONING.
+        ValueError: if it is another CONDITIONING, or EMO Conditioning's negative.
     """
     if not positive or not all("emo_sees" in entry for _, entry in positive):
         raise ValueError("EMO Guider needs the positive of EMO Conditioning; connect it")
+    if not any(entry["emo_sees"] for _, entry in positive):
+        raise ValueError("the negative of EMO Conditioning came to positive; connect its positive")
     guider = AudioGuider(model)
     sees = {"negative": frozenset[str](), "middle": CONDITIONS - {"audio"}, "positive": CONDITIONS}
     # With whatever else an entry carries: a range of steps, a mask, hooks.
@@ -88,14 +90,15 @@ def check_guider(guider: Any, model: Any) -> None:
     """Say before any work what guider_for() could not do.
 
     Raises:
-        ValueError: if its conditions are not EMO's, or it samples another model.
+        ValueError: if its conditions are not EMO's or the wrong way round, or it samples another
+            model.
     """
     kind = type(guider).__name__
     patcher, branches = (getattr(guider, n, None) for n in ("model_patcher", "original_conds"))
     if patcher is None or patcher.model is not model.model:
         raise ValueError(
             f"the {kind} samples another MODEL than the one connected to model; make the guider "
-            "with the MODEL of EMOConditioning"
+            "with the MODEL of EMO Conditioning"
         )
     if patcher.patches_uuid != model.patches_uuid:
         raise ValueError(
@@ -109,8 +112,14 @@ def check_guider(guider: Any, model: Any) -> None:
         if not all("emo_sees" in cond for cond in conds):
             raise ValueError(
                 f"the {kind} has a condition {name!r} that is not EMO's; connect the conditionings "
-                "of EMOConditioning to it"
+                "of EMO Conditioning to it"
             )
+    seen = {name: any(cond["emo_sees"] for cond in conds) for name, conds in branches.items()}
+    if seen.get("negative") and not seen.get("positive", True):
+        raise ValueError(
+            f"positive and negative of EMO Conditioning came to the {kind} the wrong way round; "
+            "connect each to its own"
+        )
 
 
 class EMOGuider(io.ComfyNode):
@@ -136,12 +145,12 @@ class EMOGuider(io.ComfyNode):
                     "puts each clip's own in its place.",
                 ),
                 io.Float.Input(
-                    "cfg", default=2.0, min=0.0, max=30.0, step=0.1,
+                    "cfg", default=1.6, min=0.0, max=30.0, step=0.1,
                     tooltip="How strongly the film follows portrait, region and speed, 0 to 30: 1 "
                     "is no guidance of these; raise it when they count too little.",
                 ),
                 io.Float.Input(
-                    "audio_cfg", default=2.0, min=0.0, max=30.0, step=0.1,
+                    "audio_cfg", default=1.6, min=0.0, max=30.0, step=0.1,
                     tooltip="How strongly the film follows the sound, 0 to 30: 1 is no guidance "
                     "of it, 0 leaves it out; raise it when the sound counts too little, lower it "
                     "when too much.",

@@ -122,13 +122,13 @@ class Small:
 
     def film(self, **inputs: Any) -> tuple[Tensor, dict[str, Any]]:
         """MotionFrameLooper: latents of the film, and the motion frames' LATENT."""
-        given = {"steps": 2, **self.inputs(**inputs)}
+        given = {"steps": 2, "cfg": 2.0, **self.inputs(**inputs)}
         latent, motion = self.run(self.pack.MotionFrameLooper, **given)
         return latent["samples"], motion
 
     def clip(self, index: int, **inputs: Any) -> tuple[Tensor, dict[str, Any]]:
         """EMOSampler: latents of one clip, and the motion frames' LATENT."""
-        given = {"steps": 2, **self.inputs(**inputs), "clip_index": index}
+        given = {"steps": 2, "cfg": 2.0, **self.inputs(**inputs), "clip_index": index}
         latent, motion = self.run(self.pack.EMOSampler, **given)
         return latent["samples"], motion
 

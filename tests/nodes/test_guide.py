@@ -171,6 +171,17 @@ def test_what_the_positive_carries_is_kept(small: Small) -> None:
     assert not torch.allclose(*clips)
 
 
+def test_positive_and_negative_the_wrong_way_round_are_noticed(core: Any, small: Small) -> None:
+    model, positive, negative, *_ = small.conditioning(0)
+    host = import_module("comfy.samplers")
+    guider = host.CFGGuider(model)
+    guider.set_conds(negative, positive)
+    with pytest.raises(ValueError, match="CFGGuider the wrong way round; connect each"):
+        small.film(guider=guider)
+    with pytest.raises(ValueError, match="negative of EMO Conditioning came to positive"):
+        small.run(small.pack.EMOGuider, model=model, positive=negative)
+
+
 def test_a_lora_beside_the_guider_is_noticed(core: Any, small: Small) -> None:
     patched = small.model.clone()
     key = "diffusion_model.conv_out.weight"
