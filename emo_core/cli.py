@@ -1,7 +1,8 @@
 """The command line: emo animate | info | evaluate | convert | puppet | train.
 
-A mistake of the user ends with one sentence on stderr and exit code 2, Ctrl-C with 130. Everything
-heavy is imported inside the commands, so that help is there at once.
+A mistake of the user ends with one sentence on stderr and exit code 2, Ctrl-C with 130, SIGTERM
+with 143 and SIGHUP with 129. Everything heavy is imported inside the commands, so that help is
+there at once.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, NoReturn
 
 from .cli_hallo import add_convert, add_hallo_options, box, default_seed, hallo_options, size
 from .cli_info import add_info, write_json
+from .cli_signals import Ended, signals_end
 
 _TRAINING = {
     "puppet": "draw a puppet of the training world, still or speaking, with its truth",
@@ -43,17 +45,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words after `emo`; sys.argv's by default.
 
     Returns:
-        The exit code: 0, 2 for a mistake of the user, 130 for Ctrl-C, 1 for a bug of ours.
+        The exit code: 0, 2 for a mistake of the user, 130 for Ctrl-C, 128 and its number for
+        another signal that ends a program, 1 for a bug of ours.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     show_trace = "--traceback" in words
     try:
         args = _parser(words).parse_args(words)
-        with _notices(args.command):
+        with _notices(args.command), signals_end():
             code: int = args.run(args)
             return code
     except SystemExit as end:  # argparse: help, or a mistake it has told
         return end.code if isinstance(end.code, int) else 2
+    except Ended as end:
+        return _say(f"{end}; nothing was left under the output's name", end.code)
     except KeyboardInterrupt:
         return _say("interrupted; nothing was left under the output's name", 130)
     except (ValueError, OSError, MemoryError) as error:

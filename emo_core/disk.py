@@ -1,14 +1,36 @@
-"""A file that libav writes to, and that remembers what went wrong."""
+"""A file that libav writes to, that remembers what went wrong and can be told from a left one."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import time
 from pathlib import Path
 from typing import Any, BinaryIO
+
+try:
+    from fcntl import LOCK_EX, LOCK_NB, flock
+except ImportError:  # Windows, where no open file can be removed
+
+    def _lock(file: BinaryIO) -> None:
+        """Nothing: the system itself holds it."""
+
+else:
+
+    def _lock(file: BinaryIO) -> None:
+        """Hold a file as long as its writer lives; raises OSError if another process does."""
+        flock(file, LOCK_EX | LOCK_NB)
+
+
+_SETTLED_SECONDS = 10.0
+"""Between making a file and holding it there is a moment."""
 
 
 class Disk:
     """A file that remembers the first error of writing; libav overlooks some.
+
+    While it is open, remove_left() of another process leaves it alone.
 
     Args:
         path: is made, or emptied.
@@ -21,6 +43,8 @@ class Disk:
         self.name = str(path)
         self.error: OSError | None = None
         self._file = path.open("w+b", buffering=0)
+        with contextlib.suppress(OSError):  # a drive without locks, where none is removed either
+            _lock(self._file)
         self.read, self.seek, self.tell = self._file.read, self._file.seek, self._file.tell
 
     def write(self, data: bytes) -> int:
@@ -50,3 +74,20 @@ class Disk:
 def reopened(url: str, flags: int, options: Any) -> BinaryIO:
     """What libav reads while it moves a film's index to the front."""
     return Path(url).open("rb")
+
+
+def remove_left(folder: Path, name: re.Pattern[str]) -> None:
+    """Remove files that Disk made and whose process was killed; whatever is in doubt stays.
+
+    Args:
+        folder: where they lie; others in it are not touched.
+        name: matches the whole of their names.
+    """
+    with contextlib.suppress(OSError):
+        for path in [path for path in folder.iterdir() if name.fullmatch(path.name)]:
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime < _SETTLED_SECONDS:
+                    continue
+                with path.open("r+b") as file:
+                    _lock(file)
+                path.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from fractions import Fraction
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .aac import SoundTrack
-from .disk import Disk, reopened
+from .disk import Disk, remove_left, reopened
 from .pictures import read_picture
 from .sound_files import read_sound
 
@@ -95,7 +96,8 @@ class VideoWriter:
     """Writes a film as H.264 and AAC while its frames come; memory does not grow with length.
 
     Used with `with`. The film grows under a temporary name beside the final one and takes its
-    place when the block ends without an error; else it is removed, and an older film stays.
+    place when the block ends without an error; else it is removed, and an older film stays. What
+    a killed process left under such a name of this film is removed when the next one begins.
 
     Args:
         path: ends in .mp4, .mov or .mkv.
@@ -129,6 +131,9 @@ class VideoWriter:
         self._sound = None if sound is None else SoundTrack(*sound)
 
     def __enter__(self) -> VideoWriter:
+        stem, suffix = re.escape(self.path.stem), re.escape(self.path.suffix)
+        left = re.compile(rf"\.{stem}\.[0-9a-f]{{8}}\.partial{suffix}")
+        remove_left(self.path.parent, left)
         try:
             self._disk = Disk(self._partial)
             self._open()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from emo_core import cli
+from emo_core import cli, take
 from emo_core.sampling import SOLVERS
 from emo_core.video import read_video
 
@@ -210,6 +211,40 @@ def test_ctrl_c_ends_with_130(
     assert code == 130
     assert err == "emo: interrupted; nothing was left under the output's name\n"
     assert not (tmp_path / "film.mp4").exists()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_in_the_midst_leaves_nothing(
+    emo: Emo, plain: dict[str, object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    number = getattr(signal, name, None)
+    if number is None:
+        pytest.skip(f"no {name} here")
+    before, folders = signal.getsignal(number), list[list[str]]()
+
+    def killed(*_: object) -> None:
+        assert signal.getsignal(number) != signal.SIG_DFL, "it would end the tests"
+        folders.append([path.name for path in tmp_path.iterdir() if "partial" in path.name])
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(take, "decode", killed)
+    code, _, err = emo(*words(plain, clips=tmp_path / "clips"))
+    assert code == 128 + number
+    assert err.endswith(f"emo: ended by {name}; nothing was left under the output's name\n")
+    assert len(folders) == 1 and len(folders[0]) == 1, "a film was on its way"
+    assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
+    assert signal.getsignal(number) == before
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    """As nohup does."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with cli.signals_end():
+            assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_bug_is_called_one(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import wave
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from emo_core.disk import Disk
 from emo_core.pictures import fit_portrait
 from emo_core.video import VideoWriter, read_picture, read_sound, read_video
 
@@ -169,6 +171,25 @@ def test_a_failed_film_leaves_the_old_one(tmp_path: Path) -> None:
         pass
     assert path.read_bytes() == b"old"
     assert [item.name for item in tmp_path.iterdir()] == ["f.mp4"]
+
+
+def test_what_a_killed_process_left_of_the_film_is_removed(tmp_path: Path) -> None:
+    names = [".a [1].0123abcd.partial.mp4", ".a [1].4567cdef.partial.mp4",
+             ".a [1].89ab0000.partial.mp4", ".a [1].b.0123abcd.partial.mp4",
+             ".a 1.0123abcd.partial.mp4", "a [1].0123abcd.partial.mp4",
+             ".a [1].0123abcd.partial.mkv"]  # fmt: skip
+    left, written, young = (tmp_path / name for name in names[:3])
+    for name in names:
+        (tmp_path / name).write_bytes(b"0")
+    running = Disk(written)
+    for name in names:
+        os.utime(tmp_path / name, (1e9, 1e9))
+    young.touch()
+    with VideoWriter(tmp_path / "a [1].mp4", 25, (16, 16)) as film:
+        film.write(frames(2))
+    running.close()
+    assert not left.exists() and written.exists() and young.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {*names[1:], "a [1].mp4"}
 
 
 def write_noise(path: Path, most_bytes: int) -> None:
