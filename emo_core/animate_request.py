@@ -170,10 +170,11 @@ def _check_film(request: AnimateRequest) -> None:
                 "--film, or leave them out"
             )
         return
+    check_film_file(request.film)
     if request.denoise == 1 and not request.only_region:
         raise ValueError(
-            "with --denoise 1 nothing of the film would stay; give less, such as 0.6, or "
-            "--only-region"
+            "--film needs --denoise below 1, such as 0.6, or --only-region, or both: with neither "
+            "nothing of the film would stay"
         )
     if request.reproduce:
         raise ValueError("--reproduce does what Hallo's own program does, which has no --film")

@@ -281,8 +281,12 @@ def _progress(quiet: bool) -> Iterator[Callable[[Any], None]]:
         if bar is None:
             bar = tqdm(total=step.total, unit="step", disable=quiet, ascii=True, file=sys.stderr,
                        smoothing=0)
-        # What was kept from before took no time, and tells nothing of the time that is left.
-        bar.initial = step.found
+        # What was kept from before tells nothing of the time that is left, nor does the first
+        # step, in whose time networks are loaded and kept clips decoded.
+        sampled = step.done - step.found
+        bar.initial = step.found + min(sampled, 1)
+        if sampled <= 1:
+            bar.start_t = time.time()
         bar.set_description(f"clip {step.clip}/{step.clips}", refresh=False)
         bar.update(step.done - bar.n)
 

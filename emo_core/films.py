@@ -18,7 +18,7 @@ from .spool import Spool
 from .store import ClipStore
 
 _MARK_DIGITS = 12
-_NAME_LETTERS = 40
+_NAME_LETTERS = 32
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,12 @@ def film_mark(keys: Sequence[str], kept: Sequence[int]) -> str:
 
 
 def film_name(film: Manifest) -> str:
-    """A name that says what the film is: model, day and time of its begin, seconds, and a mark."""
+    """A name that says what the film is: model, day and time of its begin, seconds, seed, mark."""
     model = re.sub(r"[^A-Za-z0-9]+", "-", str(film.notes.get("model", "film"))).strip("-")
     begun = time.strftime("%Y-%m-%d_%H-%M", time.localtime(film.began))
     seconds = round(sum(film.kept) / Fraction(film.frame_rate))
-    return f"{model[:_NAME_LETTERS]}_{begun}_{seconds}s_{film_mark(film.keys, film.kept)}"
+    seed = f"_seed{film.notes['seed']}" if isinstance(film.notes.get("seed"), int) else ""
+    return f"{model[:_NAME_LETTERS]}_{begun}_{seconds}s{seed}_{film_mark(film.keys, film.kept)}"
 
 
 def clips_there(folder: Path, name: str) -> int | None:

@@ -62,7 +62,7 @@ def plan_joins(
         if levels is None or len(levels) < num_frames:
             raise ValueError(
                 "quiet joins need to know how loud each frame's sound is, and this sound does not "
-                "say; encode it again with LoadAudioEmbedding, or take plain joins"
+                "say; encode it again with EMO Load Audio Embedding, or take plain joins"
             )
         return _plan_quiet(levels.tolist(), num_frames, config)
     return plan_clips(num_frames, config.num_frames)

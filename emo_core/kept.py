@@ -96,6 +96,7 @@ class KeptClips:
         made: clips that were not.
         stored: clips that are in the store now.
         folder: of the store.
+        trouble: why the folder takes nothing any more; None as long as it does.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class KeptClips:
         self._key: str | None = None
         self._before = None if motion is None else digest(motion)
         self._on_found = on_found
-        self._writable = True
+        self.trouble: str | None = None
         self._expected: dict[int, str] = {}
         self._manifest: Manifest | None = None
         self._name = ""
@@ -157,13 +158,13 @@ class KeptClips:
     def put(self, plan: ClipPlan, latents: Tensor) -> None:
         """Keep the clip that get() did not find; a folder that takes nothing is said once."""
         # What went wrong once is to be tried again.
-        if not self._writable or not bool(torch.isfinite(latents).all()):
+        if self.trouble is not None or not bool(torch.isfinite(latents).all()):
             return
         if self._key is None:
             raise ValueError(f"clip {plan.index} was put before it was asked for; call get() first")
         key, about = self._key, {"clip": plan.index, "first": plan.first}
         self._kept_on(lambda: self._store.put(key, latents, about))
-        self.stored += self._writable
+        self.stored += self.trouble is None
         self._kept_on(self._note_film)
 
     def _note_film(self) -> None:
@@ -182,10 +183,10 @@ class KeptClips:
 
     def _kept_on(self, write: Callable[[], None]) -> None:
         """Write to the folder, as long as it takes anything; what it refuses is said once."""
-        if not self._writable:
+        if self.trouble is not None:
             return
         try:
             write()
         except OSError as error:
-            self._writable = False
+            self.trouble = str(error)
             logger.warning("%s; the film goes on without keeping its clips", error)

@@ -95,8 +95,8 @@ class EMOModel(comfy.model_base.BaseModel):
         conditions = kwargs.get("emo_conditions")
         if not isinstance(conditions, Conditions):
             raise ValueError(
-                "an EMO MODEL samples what EMOConditioning gives, and got another CONDITIONING; "
-                "connect positive and negative of EMOConditioning"
+                "an EMO MODEL samples what EMO Conditioning gives, and got another CONDITIONING; "
+                "connect positive and negative of EMO Conditioning"
             )
         check_cond(kwargs)
         options: dict[str, Any] = {}
@@ -125,7 +125,7 @@ class EMOModel(comfy.model_base.BaseModel):
             raise ValueError(
                 f"one clip has {frames} frames of {channels} channels and {columns}x{rows} latent "
                 f"cells, got a LATENT of {len(x) // len(emo.sees)} frames of {x.shape[1]} channels "
-                f"and {x.shape[-1]}x{x.shape[-2]}; connect the LATENT of EMOConditioning"
+                f"and {x.shape[-1]}x{x.shape[-2]}; connect the LATENT of EMO Conditioning"
             )
 
     def _clip(self, conditions: Conditions, x: Tensor) -> Clip:

@@ -22,22 +22,22 @@ def inputs_of_a_clip() -> list[io.Input]:
             "patches; it samples the film's clips.",
         ),
         Reference.Input(
-            "reference", tooltip="The portrait of ReferenceNetEncode, encoded with the same "
+            "reference", tooltip="The portrait of EMO ReferenceNet Encode, encoded with the same "
             "MODEL; it decides whose face speaks.",
         ),
         Audio.Input(
-            "audio_embedding", tooltip="The sound of LoadAudioEmbedding; its length is the length "
-            "of the film.",
+            "audio_embedding", tooltip="The sound of EMO Load Audio Embedding; its length is the "
+            "length of the film.",
         ),
         io.Mask.Input(
             "region", optional=True, tooltip="Where the face may be, white inside, from "
-            "FaceLocatorMask or any mask of the portrait; a batch of as many masks as the film has "
-            "frames moves with it, other batches are joined, and open it is the usual place of a "
-            "portrait.",
+            "EMO Face Locator Mask or any mask of the portrait; a batch of as many masks as the "
+            "film has frames moves with it, other batches are joined, and open it is the usual "
+            "place of a portrait.",
         ),
         Speed.Input(
-            "speed", optional=True, tooltip="How fast the head turns, from SpeedBuckets; leave it "
-            "open and the model decides.",
+            "speed", optional=True, tooltip="How fast the head turns, from EMO Speed Buckets; "
+            "leave it open and the model decides.",
         ),
         io.Latent.Input(
             "motion_frames", optional=True, tooltip="The last frames before the clip, from the "
@@ -57,9 +57,9 @@ def inputs_of_a_clip() -> list[io.Input]:
 def lips_socket() -> io.Input:
     """The socket that the same three nodes end with: new ones are only appended."""
     return io.Mask.Input(
-        "lips", optional=True, tooltip="Where the lips are, white inside, from FaceLocatorMask or "
-        "any mask of the portrait; only Hallo's weights hear apart at the lips, and left open they "
-        "are taken where they usually are in the region.",
+        "lips", optional=True, tooltip="Where the lips are, white inside, from EMO Face Locator "
+        "Mask or any mask of the portrait; only Hallo's weights hear apart at the lips, and left "
+        "open they are taken where they usually are in the region.",
     )  # fmt: skip
 
 

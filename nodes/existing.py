@@ -55,8 +55,8 @@ def _check(samples: Any, config: EMOConfig, count: int, wanted: tuple[int, ...])
     if len(samples) < count:
         raise ValueError(
             f"the existing film has {len(samples)} frames and the sound {count}; set duration in "
-            f"LoadAudioEmbedding to {len(samples) / rate:g} seconds or less, or connect a longer "
-            f"film at {rate} frames a second"
+            f"EMO Load Audio Embedding to {len(samples) / rate:g} seconds or less, or connect a "
+            f"longer film at {rate} frames a second"
         )
     if not bool(torch.isfinite(samples).all()):
         raise ValueError("the existing film holds NaN or infinite numbers; encode it again")

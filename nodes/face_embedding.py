@@ -78,8 +78,8 @@ class EMOLoadFaceEmbedding(io.ComfyNode):
             outputs=[
                 Face.Output(
                     "face", display_name="face",
-                    tooltip="The embedding for ReferenceNetEncode, which must get the portrait of "
-                    "the same person.",
+                    tooltip="The embedding for EMO ReferenceNet Encode, which must get the "
+                    "portrait of the same person.",
                 ),
             ],
         )  # fmt: skip

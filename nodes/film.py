@@ -134,7 +134,7 @@ def _greyed(inputs: Inputs, film: Film, noise: Any) -> Greyed:
     if pixels is None:
         raise ValueError(
             "the reference lacks the portrait's pixels, which Hallo2's weights see as first "
-            "motion frames; make it again with ReferenceNetEncode"
+            "motion frames; make it again with EMO ReferenceNet Encode"
         )
     config = parts_of(inputs.model).config
     numbers: Noise
@@ -164,7 +164,8 @@ def _motion(inputs: Inputs, parts: EMOParts) -> Tensor | None:
     if samples.ndim != 4 or len(samples) < count or tuple(samples.shape[1:]) != wanted:
         raise ValueError(
             f"{config.name} sees the last {count} frames before a clip as latents {wanted}, got "
-            f"{tuple(samples.shape)}; connect the motion frames of EMOSampler or MotionFrameLooper"
+            f"{tuple(samples.shape)}; connect the motion frames of EMO Sampler or EMO Motion Frame "
+            "Looper"
         )
     if not bool(torch.isfinite(samples).all()):
         raise ValueError("the motion frames hold NaN or infinite numbers; sample them again")

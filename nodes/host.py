@@ -37,6 +37,7 @@ class EMOParts:
         compute_dtype: what the networks compute in.
         training: how it was trained, as its trainer noted it.
         reproduce: whether portraits are prepared as Hallo's own program does.
+        vae: digest of the weights of the VAE that its file brings; None if it brings none.
     """
 
     config: EMOConfig
@@ -47,6 +48,7 @@ class EMOParts:
     compute_dtype: torch.dtype
     training: dict[str, Any]
     reproduce: bool = False
+    vae: str | None = None
 
 
 def parts_of(model: Any) -> EMOParts:

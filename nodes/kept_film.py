@@ -8,13 +8,15 @@ from ..emo_core.films import OpenFilm, clips_there, open_film
 from ..emo_core.store import known_films
 from .compat import io
 from .keeping import clips_folder
+from .telling import counted
+from .vae import weights_of
 
 NONE = "none"
 _MOST_OFFERED = 50
 
 
 def film_widget() -> io.Input:
-    """The widget that chooses one: the newest first."""
+    """The widget that chooses one: the last used first."""
     return io.Combo.Input(
         "kept_film",
         options=[NONE, *known_films(clips_folder())[:_MOST_OFFERED]],
@@ -50,6 +52,32 @@ def opened_film(name: str) -> OpenFilm:
     return open_film(clips_folder(), name)
 
 
+def check_vae(opened: OpenFilm, name: str, vae: Any) -> str | None:
+    """See that a film's latents are of the VAE that is to decode them.
+
+    Returns:
+        A sentence where that cannot be known: the film is of weights that bring a VAE, and the one
+        that is connected is not EMO Model Loader's. None where all is well, or the film does not
+        say which VAE it is of, as older ones.
+
+    Raises:
+        ValueError: if they are of another.
+    """
+    wanted, given = opened.film.notes.get("vae"), weights_of(vae)
+    if wanted is None or wanted == given:
+        return None
+    if given is None:
+        return (
+            "this film's weights brought a VAE of their own, and whether the connected one is that "
+            "cannot be seen; if the colours are wrong, connect the VAE of EMO Model Loader"
+        )
+    raise ValueError(
+        f"the film {name!r} was sampled with other weights than those whose VAE is connected, as "
+        "after an update of the model; connect the VAE of the file that it was made with, or "
+        "choose none and sample it again"
+    )
+
+
 def about(opened: OpenFilm, name: str, fps: float) -> str:
     """How much of a film there is, for the node to show.
 
@@ -60,9 +88,9 @@ def about(opened: OpenFilm, name: str, fps: float) -> str:
     """
     film = opened.film
     clips, frames = len(film.keys), sum(film.kept)
-    there = f"{opened.clips} of {clips} clips, {len(opened.frames) / fps:.2f} of {frames / fps:.2f}"
+    there = f"{len(opened.frames) / fps:.2f} of {frames / fps:.2f} s"
     end = "" if opened.finished else "; queue it with none chosen and the rest is sampled"
-    return f"{name}: {there} s{end}"
+    return f"{name}: {opened.clips} of {counted(clips)}, {there}{end}"
 
 
 def wants_latent(given: dict[str, Any], name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from .example import example_portrait
 from .foreign import way_out
 from .host import ATTACHMENT, EMOParts, Place, file_stamp, patcher, place_for
 from .lora_names import EMOPatcher
-from .vae import build_vae, latent_colours, latent_format
+from .vae import build_vae, latent_colours, latent_format, weights_of
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +117,8 @@ def load(
     model = EMOModel(config, form, place)
     _fill(model.diffusion_model, file, _BACKBONE, place)
     out = patcher(model, place, EMOPatcher)
-    out.set_attachments(ATTACHMENT, _parts(file, config, place, reproduce))
+    parts = replace(_parts(file, config, place, reproduce), vae=weights_of(vae))
+    out.set_attachments(ATTACHMENT, parts)
     out.add_callback(comfy.patcher_extension.CallbacksMP.ON_CLEANUP, _forget)
     return out, vae
 

@@ -24,6 +24,7 @@ from .kept_film import (
     NONE,
     about,
     check_film,
+    check_vae,
     film_state,
     film_widget,
     opened_film,
@@ -86,7 +87,9 @@ class EMODecodeVideo(io.ComfyNode):
         if kept_film != NONE:
             opened = opened_film(kept_film)
             rate, scale = Fraction(opened.film.frame_rate), opened.film.scale
-            shown = ui.PreviewText(about(opened, kept_film, float(rate)))
+            doubt = check_vae(opened, kept_film, vae)
+            said = about(opened, kept_film, float(rate))
+            shown = ui.PreviewText(said if doubt is None else f"{said}\n{doubt}")
             latent = {"samples": opened.frames}
         samples = _samples(latent, vae)
         sound = None if audio is None else _film_sound(audio, len(samples), rate)
@@ -105,22 +108,22 @@ def _inputs() -> list[Any]:
     return [
         io.Vae.Input(
             "vae",
-            tooltip="What turns latents into pictures: the VAE of EMOModelLoader, or the one that "
-            "the reference was encoded with.",
+            tooltip="What turns latents into pictures: the VAE of EMO Model Loader, or the one "
+            "that the reference was encoded with.",
         ),
         io.Latent.Input(
             "latent",
             optional=True,
             lazy=True,
             tooltip="The frames of the film as a batch [frames, channels, height, width], from "
-            "MotionFrameLooper, EMOSampler or a core sampler; left out, and not even sampled, "
-            "where a kept film is chosen.",
+            "EMO Motion Frame Looper, EMO Sampler or a core sampler; left out, and not even "
+            "sampled, where a kept film is chosen.",
         ),
         io.Audio.Input(
             "audio",
             optional=True,
             tooltip="The sound of the film, at any sample rate and with up to eight channels; "
-            "connect LoadAudioEmbedding's, which is cut to the film, or nothing for a silent "
+            "connect EMO Load Audio Embedding's, which is cut to the film, or nothing for a silent "
             "film.",
         ),
         io.Float.Input(
@@ -129,8 +132,8 @@ def _inputs() -> list[Any]:
             min=1.0,
             max=240.0,
             step=0.001,
-            tooltip="Frames per second, from 1 to 240: connect LoadAudioEmbedding's, because with "
-            "any other number the lips leave the sound.",
+            tooltip="Frames per second, from 1 to 240: connect EMO Load Audio Embedding's, because "
+            "with any other number the lips leave the sound.",
         ),
         io.Int.Input(
             "clip_frames",
@@ -151,7 +154,9 @@ def frame_rate(fps: float) -> Fraction:
         ValueError: if it is not finite or not above 0.
     """
     if not 0 < fps < float("inf"):
-        raise ValueError(f"fps must be a number above 0, got {fps}; connect LoadAudioEmbedding's")
+        raise ValueError(
+            f"fps must be a number above 0, got {fps}; connect EMO Load Audio Embedding's"
+        )
     for nominal in _BROADCAST:
         slower = Fraction(nominal * 1000, 1001)
         if abs(fps - slower) < 0.005:
@@ -162,17 +167,18 @@ def frame_rate(fps: float) -> Fraction:
 def _samples(latent: Any, vae: Any) -> Tensor:
     """The latents (F, C, h, w) of a LATENT, checked against the VAE."""
     if vae is None:
-        raise ValueError("there is no VAE; connect the VAE output of EMOModelLoader")
+        raise ValueError("there is no VAE; connect the VAE output of EMO Model Loader")
     if latent is None:
         raise ValueError(
-            "there is nothing to decode: connect MotionFrameLooper to latent, or choose a kept_film"
+            "there is nothing to decode: connect EMO Motion Frame Looper to latent, or choose a "
+            "kept_film"
         )
     samples = latent["samples"]
     if not isinstance(samples, Tensor) or samples.ndim != 4:
         got = list(samples.shape) if isinstance(samples, Tensor) else type(samples).__name__
         raise ValueError(
             f"the latent must be [frames, channels, height, width], got {got}; connect "
-            "MotionFrameLooper or EMOSampler, not a video model's or an audio model's latent"
+            "EMO Motion Frame Looper or EMO Sampler, not a video model's or an audio model's latent"
         )
     if samples.numel() == 0:
         raise ValueError(
@@ -182,7 +188,7 @@ def _samples(latent: Any, vae: Any) -> Tensor:
     if samples.shape[1] != channels:
         raise ValueError(
             f"the latent has {samples.shape[1]} channels and the VAE decodes {channels}; connect "
-            "the VAE of the model that sampled it, which is EMOModelLoader's for emo-tiny"
+            "the VAE of the model that sampled it, which is EMO Model Loader's for emo-tiny"
         )
     if not all_finite(samples):
         raise ValueError(
@@ -230,7 +236,7 @@ def _decode(vae: Any, latents: Tensor) -> Tensor:
     if pictures.ndim != 4 or len(pictures) != len(latents) or pictures.shape[-1] != 3:
         raise ValueError(
             f"the VAE made {list(pictures.shape)} out of {len(latents)} frames and not [frames, "
-            "height, width, 3]; connect a VAE for pictures, such as EMOModelLoader's"
+            "height, width, 3]; connect a VAE for pictures, such as EMO Model Loader's"
         )
     if not bool(torch.isfinite(pictures).all()):
         raise ValueError(

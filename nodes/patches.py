@@ -55,12 +55,12 @@ def check_cond(entries: Mapping[str, Any]) -> None:
         if entries.get(name) is not None:
             raise ValueError(
                 f"the CONDITIONING carries {name!r}, as {node} makes it, which EMO's backbone does "
-                "not see; connect EMOConditioning's outputs without it"
+                "not see; connect EMO Conditioning's outputs without it"
             )
     tensor = entries.get("cross_attn")
     if tensor is not None and not _same(tensor.cpu(), mark()):
         raise ValueError(
-            "the CONDITIONING of EMOConditioning was concatenated, averaged or zeroed out, which "
+            "the CONDITIONING of EMO Conditioning was concatenated, averaged or zeroed out, which "
             "EMO's backbone does not see; connect it as it is, or use ConditioningCombine"
         )
 

@@ -28,8 +28,8 @@ class EMOPortraitCrop(io.ComfyNode):
             node_id="EMOPortraitCrop",
             display_name="EMO Portrait Crop",
             category="EMO/face",
-            description="Cuts a square around the face out of a picture, for ReferenceNetEncode; "
-            "EMO Paste Back lays the talking face into the whole picture again.",
+            description="Cuts a square around the face out of a picture, for EMO ReferenceNet "
+            "Encode; EMO Paste Back lays the talking face into the whole picture again.",
             search_aliases=["crop face", "square", "portrait", "inpaint crop"],
             inputs=[
                 io.Image.Input(
@@ -38,8 +38,8 @@ class EMOPortraitCrop(io.ComfyNode):
                 ),
                 io.Mask.Input(
                     "mask", optional=True, tooltip="Where the face is, white inside, from "
-                    "FaceLocatorMask or painted; without it and a box, the largest square is cut "
-                    "where portraits have their face.",
+                    "EMO Face Locator Mask or painted; without it and a box, the largest square is "
+                    "cut where portraits have their face.",
                 ),
                 Boxes.Input(
                     "bounding_box", optional=True, tooltip="The face's box of another node, in "
@@ -55,8 +55,8 @@ class EMOPortraitCrop(io.ComfyNode):
             outputs=[
                 io.Image.Output(
                     "portrait", display_name="portrait",
-                    tooltip="The square, in the picture's own pixels, for ReferenceNetEncode and "
-                    "FaceLocatorMask.",
+                    tooltip="The square, in the picture's own pixels, for EMO ReferenceNet Encode "
+                    "and EMO Face Locator Mask.",
                 ),
                 Crop.Output(
                     "crop", display_name="crop",
@@ -95,8 +95,8 @@ def _face(mask: Tensor | None, boxes: Any, height: int, width: int) -> Tensor | 
         face = read_mask(mask, height, width)
         if face is None:
             raise ValueError(
-                "the mask is black, so there is no face to cut out; connect FaceLocatorMask, or "
-                "nothing for the largest square"
+                "the mask is black, so there is no face to cut out; connect EMO Face Locator Mask, "
+                "or nothing for the largest square"
             )
         return face
     if boxes is None:
@@ -104,7 +104,7 @@ def _face(mask: Tensor | None, boxes: Any, height: int, width: int) -> Tensor | 
     box = read_boxes(boxes, height, width)
     if box is None:
         raise ValueError(
-            "there is no box inside the picture; connect FaceLocatorMask, or nothing for the "
+            "there is no box inside the picture; connect EMO Face Locator Mask, or nothing for the "
             "largest square"
         )
     return box_pixels(box, height, width)[None].float() / 255

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ..emo_core.clips import ClipPlan, num_clips
 from ..emo_core.conditions import Conditions
+from ..emo_core.films import FilmFacts
 from ..emo_core.generate import Film, generate
 from ..emo_core.given import Given
 from ..emo_core.joins import plan_joins
@@ -18,8 +20,8 @@ from ..emo_core.spool import Spool
 from .clip_sampler import ClipSampler, Settings
 from .film import Inputs, clip_plan, film_of, frames_of, hand_over_of, say_what_is_missing
 from .host import parts_of
-from .keeping import facts_of, kept_clips
-from .telling import Telling
+from .keeping import clips_folder, facts_of, kept_clips
+from .telling import Telling, counted
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +84,7 @@ class Reel:
         )
         self._telling = self._told(len(plans))
         self._kept: KeptClips | None = None
+        self._keeping = False
         self._strangers: list[str] = []
         self._spool = Spool(None)
         self._clips = self._found = 0
@@ -101,13 +104,13 @@ class Reel:
         Args:
             whole_film: whether the clips are a film, which can be opened from that folder.
         """
+        self._keeping = True
         self._kept, self._strangers = kept_clips(
             self._inputs, self._settings, self._film, self._skip
         )
         if self._kept is not None:
             self._spool = Spool(self._kept.folder)
-            facts = facts_of(self._inputs.model) if whole_film else None
-            there = self._kept.expect(self._plans, facts)
+            there = self._kept.expect(self._plans, self._facts() if whole_film else None)
             self._telling = self._told(len(self._plans) - there)
         if self._strangers:
             logger.info(self._about_strangers())
@@ -159,8 +162,30 @@ class Reel:
 
     def text(self) -> str:
         """What was done, for the node to show."""
-        said = [f"{self._clips} clips, {self._found} from cache", *self._telling.warnings]
-        return "\n".join([*said, self._about_strangers()] if self._strangers else said)
+        done = f"{self._found} from cache, {self._clips - self._found} sampled"
+        said = [f"{counted(self._clips)}: {done}", *self._telling.warnings]
+        said += [self._about_strangers()] if self._strangers else []
+        return "\n".join([*said, *self._trouble()])
+
+    def _trouble(self) -> list[str]:
+        """Why nothing is kept that should be; the film is whole all the same."""
+        if self._kept is not None and self._kept.trouble is not None:
+            return [f"not all clips are kept: {self._kept.trouble}"]
+        if self._kept is None and self._keeping:
+            return [f"no clip is kept: the folder {clips_folder()} cannot be made, and the log "
+                    "says why"]  # fmt: skip
+        return []
+
+    def _facts(self) -> FilmFacts:
+        """What a kept film's name and its decoding are to know."""
+        noise = self._settings.noise
+        known = {
+            "seed": self._film.seed if noise is None else noise.seed,
+            "vae": parts_of(self._inputs.model).vae,
+        }
+        # A NOISE of another pack may call anything its seed.
+        notes = {name: value for name, value in known.items() if isinstance(value, int | str)}
+        return replace(facts_of(self._inputs.model), notes=notes)
 
     def _told(self, to_sample: int) -> Telling:
         total = num_clips(len(self._film.audio), self._config.temporal.num_frames)

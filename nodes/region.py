@@ -35,6 +35,15 @@ _NO_FACE = ["centred prior", "whole picture", "error"]
 _OUTSIDE = 0.35  # brightness that is left outside of the region in the preview
 _OUTLINE, _LIPS = (1.0, 0.75, 0.1), (0.9, 0.2, 0.3)
 
+_NO_DETECTOR = "a detector"
+_TAKEN = {
+    "centred prior": "the usual place of a portrait's face",
+    "whole picture": "the whole picture",
+}
+_OTHERWISE = (
+    "for photographs that are framed otherwise choose box widgets, connect a mask, or add facexlib"
+)
+
 Boxes = io.Custom("BOUNDING_BOX")  # no class of its own in older hosts
 Landmarks = io.Custom("FACE_LANDMARKS")
 
@@ -72,8 +81,8 @@ class FaceLocatorMask(io.ComfyNode):
             inputs=[
                 io.Image.Input(
                     "image",
-                    tooltip="The portrait, as it goes to ReferenceNetEncode, of any size in pixels "
-                    "from 1x1; of several pictures the region covers the face in each.",
+                    tooltip="The portrait, as it goes to EMO ReferenceNet Encode, of any size in "
+                    "pixels from 1x1; of several pictures the region covers the face in each.",
                 ),
                 io.Mask.Input(
                     "mask",
@@ -127,7 +136,7 @@ class FaceLocatorMask(io.ComfyNode):
                     "region", display_name="region",
                     tooltip="The face region at the size of the picture in pixels, 0 outside to 1 "
                     "inside; connect it to region of Motion Frame Looper, EMO Sampler or "
-                    "EMOConditioning.",
+                    "EMO Conditioning.",
                 ),
                 io.Image.Output(
                     "preview", display_name="preview",
@@ -185,9 +194,12 @@ class FaceLocatorMask(io.ComfyNode):
             region = None if box is None else region_mask(expand_box(box, *factors), *size)
         said = f"region by {who}"
         if region is None:
-            region = _stand_in(on_no_face, f"no face by {who}", factors, size)
+            lacks = f" ({detector_missing()})" if who == _NO_DETECTOR else ""
+            region = _stand_in(on_no_face, f"no face by {who}{lacks}", factors, size)
             said = f"no face by {who}, so the {on_no_face} is taken"
-            _LOG.info("FaceLocatorMask: %s", said)
+            if lacks:
+                said = f"{_TAKEN[on_no_face]} is taken; {_OTHERWISE}{lacks}"
+            _LOG.info("EMO Face Locator Mask: %s", said)
         preview = draw_region(pictures[0], region, lips)
         text = f"{said}; it covers {float(region.mean()):.0%} of the picture"
         shown = {**ui.PreviewImage(preview, cls=cls).as_dict(), "text": (text,)}
@@ -205,15 +217,14 @@ def _look(
         return cut_box(widgets), None, "the box of the widgets"
     if detector == "facexlib":
         return *detect_face(pictures), "facexlib"
-    missing = detector_missing()
-    if missing:
-        return None, None, f"a detector ({missing})"
+    if detector_missing():
+        return None, None, _NO_DETECTOR
     try:
         return *detect_face(pictures), "facexlib"
     except comfy.model_management.InterruptProcessingException:
         raise
     except Exception as error:  # whatever ails an optional detector, it must not end the film
-        _LOG.warning("FaceLocatorMask: the face detector failed", exc_info=True)
+        _LOG.warning("EMO Face Locator Mask: the face detector failed", exc_info=True)
         return None, None, f"facexlib, which failed ({error})"
 
 

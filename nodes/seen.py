@@ -75,7 +75,7 @@ def region_of(
     size = size_of(reference, config)
     if mask is None:
         return region_mask(CENTRED_PRIOR, *size), None
-    masks = _checked(mask, reference, "region", "FaceLocatorMask")
+    masks = _checked(mask, reference, "region", "EMO Face Locator Mask")
     if len(masks) == count > 1 and config.audio.attention != "masked3":
         frames = [in_view(_at_picture(one[None], reference), reference, size) for one in masks]
         _say_where_it_is_black(torch.stack(frames), config.temporal.num_frames)
@@ -131,8 +131,8 @@ def _say_where_it_is_black(frames: Tensor, clip: int) -> None:
             where = f" in the frames {first} to {first + clip - 1}" if len(frames) > 1 else ""
             raise ValueError(
                 "the region mask is black in the square that is cut from the portrait"
-                f"{where}, so there is no place for a face; connect FaceLocatorMask, or nothing "
-                "for the usual place"
+                f"{where}, so there is no place for a face; connect EMO Face Locator Mask, or "
+                "nothing for the usual place"
             )
 
 
@@ -156,7 +156,7 @@ def masks_of(
         return ()
     mouth = None
     if lips is not None:
-        masks = _checked(lips, reference, "lips", "the lips of FaceLocatorMask")
+        masks = _checked(lips, reference, "lips", "the lips of EMO Face Locator Mask")
         mouth = _at_picture(masks.amax(0, keepdim=True), reference)
     size = size_of(reference, config)
     if given is not None and reference["window"] is None:
@@ -171,6 +171,6 @@ def _filled(lips: Tensor | None) -> Tensor | None:
     if lips is not None and not bool((lips > BLACK).any()):
         raise ValueError(
             "the lips mask is black in what the model sees of the portrait; connect the lips of "
-            "FaceLocatorMask, or nothing for their usual place"
+            "EMO Face Locator Mask, or nothing for their usual place"
         )
     return lips

@@ -47,11 +47,11 @@ _ENTRIES = {
     "EMO_CROP": {"picture", "square"},
 }
 _MADE_BY = {
-    "EMO_AUDIO": "LoadAudioEmbedding",
-    "EMO_SPEED": "SpeedBuckets",
-    "EMO_REFERENCE": "ReferenceNetEncode",
-    "EMO_FACE": "EMOLoadFaceEmbedding",
-    "EMO_CROP": "EMOPortraitCrop",
+    "EMO_AUDIO": "EMO Load Audio Embedding",
+    "EMO_SPEED": "EMO Speed Buckets",
+    "EMO_REFERENCE": "EMO ReferenceNet Encode",
+    "EMO_FACE": "EMO Load Face Embedding",
+    "EMO_CROP": "EMO Portrait Crop",
 }
 
 
@@ -96,7 +96,7 @@ def unpack_audio(value: Any, config: EMOConfig, encoder: str | None) -> Tensor:
         raise ValueError(
             f"the audio embedding has the shape {tuple(features.shape)} (frames, layers, width), "
             f"and {config.name} hears {shape[0]} layers of {shape[1]}; connect MODEL to "
-            "LoadAudioEmbedding, so that it hears with the model's own encoder"
+            "EMO Load Audio Embedding, so that it hears with the model's own encoder"
         )
     pairs = [("alignment", value["alignment"], audio.alignment),
              ("frame rate", value["fps"], float(config.frame_rate))]  # fmt: skip
@@ -106,7 +106,7 @@ def unpack_audio(value: Any, config: EMOConfig, encoder: str | None) -> Tensor:
         if got != wanted:
             raise ValueError(
                 f"the audio embedding has the {name} {got}, and {config.name} was trained with "
-                f"{wanted}; connect MODEL to LoadAudioEmbedding"
+                f"{wanted}; connect MODEL to EMO Load Audio Embedding"
             )
     if not all_finite(features):
         raise ValueError("the audio embedding holds NaN or infinite numbers; encode it again")
@@ -123,7 +123,7 @@ def unpack_levels(value: Any) -> Tensor | None:
     if levels is not None and tuple(levels.shape) != (len(value["features"]),):
         raise ValueError(
             f"the audio embedding has {len(value['features'])} frames and levels of the shape "
-            f"{tuple(levels.shape)}; encode it again with LoadAudioEmbedding"
+            f"{tuple(levels.shape)}; encode it again with EMO Load Audio Embedding"
         )
     return None if levels is None else torch.as_tensor(levels)
 
@@ -141,7 +141,7 @@ def with_beyond(features: Tensor, value: Mapping[str, Any]) -> Tensor:
         raise ValueError(
             f"the audio embedding has features of {tuple(features.shape)} and behind the film "
             f"{tuple(beyond.shape)} that do not fit or hold NaN; make it again with "
-            "LoadAudioEmbedding"
+            "EMO Load Audio Embedding"
         )
     return torch.cat([features, beyond])
 
@@ -210,7 +210,7 @@ def unpack_reference(value: Any, model: str) -> dict[str, Any]:
     if value["model"] != model:
         raise ValueError(
             f"the reference was encoded by {value['model']} and is sampled with {model}; connect "
-            "the same MODEL to ReferenceNetEncode"
+            "the same MODEL to EMO ReferenceNet Encode"
         )
     return dict(value)
 
@@ -259,7 +259,7 @@ def unpack_crop(value: Any) -> tuple[Tensor, Square]:
     if min(left, top) < 0 or side < 1 or left + side > width or top + side > height:
         raise ValueError(
             f"the crop's square {square} (left, top, side) lies outside of its picture of "
-            f"{width}x{height} pixels; make it again with EMOPortraitCrop"
+            f"{width}x{height} pixels; make it again with EMO Portrait Crop"
         )
     return picture, (left, top, side)
 

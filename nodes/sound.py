@@ -41,7 +41,7 @@ def _inputs() -> list[Any]:
         io.Model.Input(
             "model",
             optional=True,
-            tooltip="The model from EMOModelLoader, which says the audio encoder, the alignment "
+            tooltip="The model from EMO Model Loader, which says the audio encoder, the alignment "
             "and the frames per second that its weights were trained with; connect it unless you "
             "have a reason not to.",
         ),
@@ -109,14 +109,14 @@ def _outputs() -> list[Any]:
         Audio.Output(
             "audio_embedding",
             display_name="audio embedding",
-            tooltip="What the encoder heard in every frame, for EMOConditioning, EMOSampler and "
-            "MotionFrameLooper.",
+            tooltip="What the encoder heard in every frame, for EMO Conditioning, EMO Sampler and "
+            "EMO Motion Frame Looper.",
         ),
         io.Audio.Output(
             "audio_out",
             display_name="audio",
             tooltip="The audio cut to the film, at its own sample rate and with all its channels, "
-            "for EMODecodeVideo or CreateVideo.",
+            "for EMO Decode Video or Create Video.",
         ),
         io.Int.Output(
             "frames",
@@ -127,7 +127,7 @@ def _outputs() -> list[Any]:
         io.Float.Output(
             "fps_out",
             display_name="fps",
-            tooltip="Frames a second of the film, for EMODecodeVideo or CreateVideo.",
+            tooltip="Frames a second of the film, for EMO Decode Video or Create Video.",
         ),
     ]
 

@@ -69,7 +69,8 @@ class SpeedBuckets(io.ComfyNode):
                 io.Audio.Input(
                     "audio", optional=True,
                     tooltip="For the source from the sound: the sound of the film, cut to it "
-                    "(audio of LoadAudioEmbedding), because second 0 is the film's first frame.",
+                    "(audio of EMO Load Audio Embedding), because second 0 is the film's first "
+                    "frame.",
                 ),
                 io.MultiType.Input(
                     io.Float.Input(
@@ -110,7 +111,7 @@ class SpeedBuckets(io.ComfyNode):
                 Speed.Output(
                     "speed_out", display_name="speed",
                     tooltip=f"The head speed over time, in {unit} against seconds, for "
-                    "EMOConditioning, EMOSampler or MotionFrameLooper.",
+                    "EMO Conditioning, EMO Sampler or EMO Motion Frame Looper.",
                 ),
                 io.Image.Output(
                     "preview", display_name="preview",
@@ -142,7 +143,8 @@ class SpeedBuckets(io.ComfyNode):
         for socket, value, user in (("audio", audio, SOURCES[2]), ("speeds", speeds, SOURCES[3])):
             if value is not None and source != user:
                 logger.warning(
-                    "SpeedBuckets: %s is connected and not used, because source is %r; choose %r",
+                    "EMO Speed Buckets: %s is connected and not used, because source is %r; choose "
+                    "%r",
                     socket, source, user,
                 )  # fmt: skip
         if source == "keyframes":
@@ -185,7 +187,7 @@ def _buckets_of(model: Any) -> tuple[SpeedConfig, str]:
     parts = parts_of(model)
     warning = speed_warning(parts.config, parts.training)
     if warning is not None:
-        logger.warning("SpeedBuckets: %s", warning)
+        logger.warning("EMO Speed Buckets: %s", warning)
     return parts.config.speed or usual, warning or f"Buckets of {parts.config.name}."
 
 
@@ -208,7 +210,8 @@ def _from_sound(audio: Any, smoothing: float, slowest: float, fastest: float) ->
     if audio is None:
         raise ValueError(
             "source is 'from the sound' and nothing is connected to the socket audio (or the film "
-            "there has no sound); connect the audio of LoadAudioEmbedding or choose another source"
+            "there has no sound); connect the audio of EMO Load Audio Embedding or choose another "
+            "source"
         )
     sound = cut_audio(audio, 0.0, 0.0)
     waveform, rate = sound.waveform, sound.sample_rate

@@ -57,11 +57,12 @@ class Telling:
         cpu = torch.device("cpu")
         room = Room(free_memory(device), free_memory(cpu), _free_disk(folder), device.type == "cpu")
         self.warnings = what_does_not_fit(needs, room)
-        logger.info("%d of %d clips are to be sampled, which %s", self._to_sample, self._total,
-                    needs)  # fmt: skip
+        verb = "is" if self._to_sample == 1 else "are"
+        said = f"{self._to_sample} of {counted(self._total)} {verb} to be sampled, which {needs}"
+        logger.info(said)
         for warning in self.warnings:
             logger.warning(warning)
-        self._show(f"{self._to_sample} of {self._total} clips are to be sampled, which {needs}")
+        self._show(said)
 
     def begin(self, plan: ClipPlan, found: int) -> None:
         """A clip is sampled from now on, and `found` were there."""
@@ -108,6 +109,11 @@ def _free_disk(folder: Path | None) -> int | None:
         return None if folder is None else shutil.disk_usage(folder).free
     except OSError:
         return None
+
+
+def counted(clips: int) -> str:
+    """A number of clips for people."""
+    return f"{clips} clip" if clips == 1 else f"{clips} clips"
 
 
 def _clock(seconds: float) -> str:

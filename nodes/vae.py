@@ -10,10 +10,12 @@ import comfy.sd
 import torch
 from torch import Tensor, nn
 
+from ..emo_core.clip_keys import digest
 from ..emo_core.vae_config import VAEConfig
 
 _HOST_GROUPS = 32
 """Groups of every GroupNorm in the host's VAE."""
+_WEIGHTS = "emo_weights"
 
 
 def build_vae(config: VAEConfig, state: Mapping[str, Tensor]) -> Any:
@@ -45,7 +47,13 @@ def build_vae(config: VAEConfig, state: Mapping[str, Tensor]) -> Any:
             module.num_groups = config.norm_groups
     vae.latent_channels = config.z_channels
     vae.downscale_ratio = vae.upscale_ratio = config.factor
+    setattr(vae, _WEIGHTS, digest(dict(state)))
     return vae
+
+
+def weights_of(vae: Any) -> str | None:
+    """The digest of the weights that build_vae() was given; None for any other VAE."""
+    return getattr(vae, _WEIGHTS, None)
 
 
 def latent_format(

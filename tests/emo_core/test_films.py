@@ -56,7 +56,7 @@ def test_a_film_is_known_from_its_first_clip_on(tmp_path: Path) -> None:
     for clips in (1, 2, 5):
         assert make(folder, clips) == max(0, {1: 0, 2: 1, 5: 2}[clips])
         (name,) = known_films(folder)
-        assert re.fullmatch(r"emo-tiny_\d{4}-\d\d-\d\d_\d\d-\d\d_1s_[0-9a-f]{12}", name)
+        assert re.fullmatch(r"emo-tiny_\d{4}-\d\d-\d\d_\d\d-\d\d_1s_seed7_[0-9a-f]{12}", name)
         assert clips_there(folder, name) == clips
         opened = open_film(folder, name)
         assert torch.equal(opened.frames, film_of(islice(plan_clips(COUNT, LENGTH), clips)))

@@ -110,7 +110,7 @@ def test_no_film_and_no_levels() -> None:
     for joins in JOINS:
         with pytest.raises(ValueError, match="at least one frame"):
             plan_joins(joins, 0, temporal(), levels(0))
-    with pytest.raises(ValueError, match="encode it again with LoadAudioEmbedding"):
+    with pytest.raises(ValueError, match="encode it again with EMO Load Audio Embedding"):
         plan_joins("quiet", 5, temporal())
     with pytest.raises(ValueError, match="plain, quiet, overlap, got 'sharp'"):
         plan_joins("sharp", 5, temporal())

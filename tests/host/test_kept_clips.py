@@ -77,6 +77,11 @@ def kept_files(server: Server) -> list[Path]:
     return list((server.folder / "output" / "emo_clips").glob("*/*.safetensors"))
 
 
+def said(clips: int, kept: int) -> str:
+    """What the looper shows of a film of several clips, some of which were kept."""
+    return f"{clips} clips: {kept} from cache, {clips - kept} sampled"
+
+
 def text_of(run: Run, prompt: Prompt) -> str:
     """What the looper shows."""
     assert run.succeeded, f"{run.error_node}: {run.error}"
@@ -114,7 +119,7 @@ def test_a_killed_servers_clips_are_seen_and_not_sampled_again(
     waveform, rate = read_sound(early)
     assert waveform.shape[1] / rate == pytest.approx(kept * 0.48, abs=0.001)
     again = second.client.run(prompt)
-    assert text_of(again, prompt) == f"{CLIPS} clips, {kept} from cache"
+    assert text_of(again, prompt) == said(CLIPS, kept)
     assert f"clip {CLIPS} of {CLIPS}, 0:01.44-0:01.80, {kept} from cache" in second.log
     assert f"clip {kept} of" not in second.log
     # The film has grown, so the same prompt decodes it again.
@@ -122,7 +127,7 @@ def test_a_killed_servers_clips_are_seen_and_not_sampled_again(
     shown = whole.outputs[node_of(decode, "EMODecodeVideo")]["text"][0]
     assert shown == f"{name}: {CLIPS} of {CLIPS} clips, 1.80 of 1.80 s"
     alone = film_prompt(second.client.object_info(), "alone", keep_clips=False)
-    assert text_of(second.client.run(alone), alone) == f"{CLIPS} clips, 0 from cache"
+    assert text_of(second.client.run(alone), alone) == said(CLIPS, 0)
     film = latents(second, "again")
     assert len(film) == 45 and torch.equal(film, latents(second, "alone"))
 
@@ -142,14 +147,15 @@ def test_two_servers_that_share_the_folder_do_not_harm_each_other(
     queued = [server.client.queue(prompt) for server, prompt in zip(servers, prompts, strict=True)]
     for server, prompt, each in zip(servers, prompts, queued, strict=True):
         assert re.fullmatch(
-            f"{CLIPS} clips, [0-4] from cache", text_of(server.client.wait(each), prompt)
+            f"{CLIPS} clips: [0-4] from cache, [0-4] sampled",
+            text_of(server.client.wait(each), prompt),
         )
     assert len(kept_files(servers[0])) == CLIPS
     others = [film_prompt(info, f"take-{seed}", seed=seed) for seed in (4, 5)]
     for server, prompt in zip(servers, others, strict=True):
         text_of(server.client.run(prompt), prompt)
     for server, prompt in zip(servers, reversed(others), strict=True):
-        assert text_of(server.client.run(prompt), prompt) == f"{CLIPS} clips, {CLIPS} from cache"
+        assert text_of(server.client.run(prompt), prompt) == said(CLIPS, CLIPS)
     assert torch.equal(latents(servers[0], "one"), latents(servers[1], "other"))
     assert not [path for path in shared.rglob("*") if path.suffix in (".damaged", ".partial")]
     assert not any("damaged" in server.log for server in servers)
@@ -189,7 +195,7 @@ def test_kills_at_random_moments_cost_at_most_the_clip_in_progress(
     last = start()
     info, kept = last.client.object_info(), len(kept_files(last)) - clips * len(finished)
     prompt = film_prompt(info, f"film-{seed}", seconds, seed=seed, steps=4)
-    assert text_of(last.client.run(prompt, 1200), prompt) == f"{clips} clips, {kept} from cache"
+    assert text_of(last.client.run(prompt, 1200), prompt) == said(clips, kept)
     for each in [*finished, seed]:
         alone = film_prompt(info, f"alone-{each}", seconds, seed=each, steps=4, keep_clips=False)
         text_of(last.client.run(alone, 1200), alone)

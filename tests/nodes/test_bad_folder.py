@@ -48,6 +48,14 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [each.message for each in caplog.records if each.levelno >= logging.WARNING]
 
 
+def made(small: Small) -> tuple[str, torch.Tensor]:
+    """What the looper shows, and the film's latents."""
+    node = small.pack.MotionFrameLooper.PREPARE_CLASS_CLONE({})
+    given = {"steps": 2, "cfg": 2.0, "sampler_name": "euler", "scheduler": "simple"}
+    out = node.execute(**given, **small.inputs(FRAMES))
+    return str(out.ui.as_dict()["text"][0]), out.result[0]["samples"]
+
+
 def refuse_writing(monkeypatch: pytest.MonkeyPatch, folder: Path, code: int) -> None:
     """Every new file below a folder fails as the system fails."""
     error = OSError(code, os.strerror(code))
@@ -82,6 +90,9 @@ def test_a_folder_that_takes_no_file(
     assert sum("goes on without keeping its clips" in each for each in said) == 1
     assert sum("stay in memory" in each for each in said) == 1
     assert all(str(clips) in each for each in said)
+    text = made(small)[0]
+    assert f"not all clips are kept: nothing can be kept in the folder {clips}" in text
+    assert os.strerror(code) in text
 
 
 def test_clips_in_a_read_only_folder_are_still_found(
@@ -90,11 +101,9 @@ def test_clips_in_a_read_only_folder_are_still_found(
 ) -> None:  # fmt: skip
     small.film(frames=FRAMES)
     refuse_writing(monkeypatch, clips, errno.EROFS)
-    node = small.pack.MotionFrameLooper.PREPARE_CLASS_CLONE({})
-    given = {"steps": 2, "cfg": 2.0, "sampler_name": "euler", "scheduler": "simple"}
-    out = node.execute(**given, **small.inputs(FRAMES))
-    assert out.ui.as_dict()["text"][0].startswith("4 clips, 4 from cache")
-    assert torch.equal(out.result[0]["samples"], undisturbed)
+    text, film = made(small)
+    assert text == "4 clips: 4 from cache, 0 sampled"
+    assert torch.equal(film, undisturbed)
     assert len(warnings(caplog)) == 1 and "stay in memory" in caplog.text
 
 
@@ -110,6 +119,7 @@ def test_a_drive_that_is_not_there(
     (said,) = warnings(caplog)
     assert f"the folder {drive}/emo_clips cannot be made" in said
     assert said.endswith("the film is made without keeping its clips")
+    assert f"no clip is kept: the folder {drive}/emo_clips cannot be made" in made(small)[0]
     offered = next(i for i in small.pack.EMODecodeVideo.GET_SCHEMA().inputs if i.id == "kept_film")
     assert offered.options == ["none"]
 

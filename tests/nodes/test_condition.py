@@ -156,7 +156,7 @@ def test_a_clip_without_a_place_for_a_face_is_named(small: Small) -> None:
         ),
         ({"region": torch.zeros(1, 40, 48)}, "black in the square that is cut from the portrait"),
         ({"region": torch.full((1, 40, 48), float("nan"))}, "MASK .* without NaN"),
-        ({"region": torch.ones(0, 40, 48)}, r"got \(0, 40, 48\); connect FaceLocatorMask"),
+        ({"region": torch.ones(0, 40, 48)}, r"got \(0, 40, 48\); connect EMO Face Locator Mask"),
         ({"region": torch.ones(1, 1, 40, 48)}, r"got \(1, 1, 40, 48\)"),
         (
             {"motion_frames": {"samples": draw(MOTION, 4, 8, 8)}},

@@ -99,7 +99,7 @@ def test_it_must_fit_the_model(pack: Any) -> None:
         (face, narrow, r"InsightFace is \(1, 512\), and hallo sees one of \(1, 10\)"),
         (sockets.pack_face(NUMBERS * torch.nan, "x"), config, "without NaN"),
         ({**face, "version": 2}, config, "EMO_FACE has version 2"),
-        ({}, config, "connect the output of EMOLoadFaceEmbedding"),
+        ({}, config, "connect the output of EMO Load Face Embedding"),
     ):
         with pytest.raises(ValueError, match=sentence):
             sockets.unpack_face(value, wanted)

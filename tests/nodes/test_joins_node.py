@@ -126,7 +126,7 @@ def test_schedules_that_differ_only_at_their_end_are_told_apart(small: Small) ->
         ({"denoise": 0.5}, "connect its LATENT to existing_film, or set denoise to 1"),
         (
             {"existing_film": existing(frames=FRAMES - 1)},
-            "has 8 frames and the sound 9; set duration in LoadAudioEmbedding to 0.32 seconds",
+            "has 8 frames and the sound 9; set duration in EMO Load Audio Embedding to 0.32 sec",
         ),
         (
             {"existing_film": {"samples": torch.zeros(9, 4, 8, 8)}},
@@ -136,7 +136,7 @@ def test_schedules_that_differ_only_at_their_end_are_told_apart(small: Small) ->
             {"existing_film": {"samples": torch.full((9, 4, 4, 4), float("nan"))}},
             "holds NaN or infinite numbers; encode it again",
         ),
-        ({"joins": "quiet"}, "does not say; encode it again with LoadAudioEmbedding"),
+        ({"joins": "quiet"}, "does not say; encode it again with EMO Load Audio Embedding"),
     ],
 )
 def test_what_does_not_fit_is_said(small: Small, inputs: dict[str, Any], message: str) -> None:

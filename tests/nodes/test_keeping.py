@@ -268,10 +268,10 @@ def test_the_node_says_what_it_reused_and_for_how_long(
     small: Small, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        assert shown(small, frames=CLIP + 1) == "2 clips, 0 from cache"
+        assert shown(small, frames=CLIP + 1) == "2 clips: 0 from cache, 2 sampled"
         audio = sound_changed_from(small, 2 * CLIP)
         small.film(audio_embedding=small.inputs(FRAMES)["audio_embedding"])
-        assert shown(small, audio_embedding=audio) == "4 clips, 1 from cache"
+        assert shown(small, audio_embedding=audio) == "4 clips: 1 from cache, 3 sampled"
     told = [record.message for record in caplog.records if record.message.startswith("clip ")]
     assert told[0] == "clip 1 of 2, 0:00.00-0:00.16, 0 from cache"
     assert told[-1].startswith("clip 4 of 4, 0:00.48-0:00.52, 1 from cache, about 0:")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from importlib import import_module
 from pathlib import Path
@@ -163,7 +164,7 @@ def test_a_film_that_is_gone_is_refused_before_anything_runs(
 
 
 def test_nothing_at_all_is_a_sentence(small: Small) -> None:
-    with pytest.raises(ValueError, match="connect MotionFrameLooper to latent, or choose a kept_f"):
+    with pytest.raises(ValueError, match="connect EMO Motion Frame Looper to latent, or choose"):
         decode(small)
 
 
@@ -188,3 +189,25 @@ def test_the_film_of_another_vae_is_a_sentence(small: Small, clips: Path) -> Non
     store.write_manifest("a-film", film)
     with pytest.raises(ValueError, match="has 7 channels and the VAE decodes 4"):
         decode(small, kept_film="a-film")
+
+
+def test_latents_of_other_weights_are_not_decoded(
+    small: Small, clips: Path, tmp_path: Path
+) -> None:
+    """A retrained model has the same name and channels, and another VAE."""
+    make(small, stop=1, seed=9)
+    (name,) = known_films(clips)
+    assert "_seed9_" in name
+    other = copy.copy(small.vae)
+    delattr(other, "emo_weights")
+    _, said = decode(small, kept_film=name, vae=other)
+    assert "whether the connected one is that cannot be seen" in said.splitlines()[1]
+    other.emo_weights = "0" * 64
+    with pytest.raises(ValueError, match=r"sampled with other weights .* sample it again$"):
+        decode(small, kept_film=name, vae=other)
+    parts = small.part("host").parts_of(small.model)
+    again = small.part("load").load(save_model(tmp_path / "b.safetensors", seed=5))
+    fresh = small.part("host").parts_of(again[0])
+    assert fresh.digest != parts.digest and fresh.vae == parts.vae is not None
+    _, said = decode(small, kept_film=name, vae=again[1])
+    assert said.count("\n") == 0, "the same VAE beside another backbone"

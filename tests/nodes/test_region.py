@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -227,7 +228,8 @@ def test_without_a_detector_automatic_goes_on_and_facexlib_says_what_it_lacks(
     lacks = r"detection_Resnet50_Final\.pth" if faces.detector_installed() else "pip install"
     with caplog.at_level(logging.INFO):
         assert torch.equal(find(detector="automatic")[0], prior)
-    assert caplog.text.count("so the centred prior is taken") == 1
+    assert caplog.text.count("the usual place of a portrait's face is taken; for photographs") == 1
+    assert re.search(lacks, caplog.text) and "no face" not in caplog.text
     assert bool((find(detector="automatic", on_no_face="whole picture")[0] == 1).all())
     for asked in ({"detector": "automatic", "on_no_face": "error"}, {"detector": "facexlib"}):
         with pytest.raises((ValueError, FileNotFoundError), match=lacks):

@@ -129,7 +129,7 @@ def test_audio_that_does_not_fit(
 
 @pytest.mark.parametrize("value", [None, "sound", {}, {"version": 1, "features": draw(6, 2, 8)}])
 def test_another_value_in_the_place_of_audio(sockets: Any, value: Any) -> None:
-    with pytest.raises(ValueError, match=r"EMO_AUDIO lacks alignment, .* LoadAudioEmbedding"):
+    with pytest.raises(ValueError, match=r"EMO_AUDIO lacks alignment, .* EMO Load Audio Embedding"):
         sockets.unpack_audio(value, smallest_config(), None)
 
 
@@ -160,7 +160,7 @@ def test_a_broken_speed(
 
 
 def test_no_speed_at_all(sockets: Any) -> None:
-    with pytest.raises(ValueError, match=r"EMO_SPEED lacks speeds, times; .* SpeedBuckets"):
+    with pytest.raises(ValueError, match=r"EMO_SPEED lacks speeds, times; .* EMO Speed Buckets"):
         sockets.unpack_speed(0.5, 5, 25.0)
 
 
@@ -171,5 +171,5 @@ def test_a_reference_belongs_to_its_model(sockets: Any) -> None:
     assert torch.equal(back["latents"], draw(1, 4, 4, 4)) and back["window"] == (4, 0, 40, 40)
     with pytest.raises(ValueError, match="encoded by a 1 and is sampled with b 2; connect the"):
         sockets.unpack_reference(value, "b 2")
-    with pytest.raises(ValueError, match=r"EMO_REFERENCE lacks window; .* ReferenceNetEncode"):
+    with pytest.raises(ValueError, match=r"EMO_REFERENCE lacks window; .* EMO ReferenceNet Encode"):
         sockets.unpack_reference({n: v for n, v in value.items() if n != "window"}, "a 1")

@@ -88,7 +88,7 @@ def test_what_does_not_fit_is_said_and_the_film_is_made(
         shown.clear()
         out = node.execute(**given, **small.inputs(CLIP + 1), keep_clips=keep)
         said = str(out.ui.as_dict()["text"][0]).splitlines()
-        assert said[0] == "2 clips, 0 from cache" and len(said) == 1 + more
+        assert said[0] == "2 clips: 0 from cache, 2 sampled" and len(said) == 1 + more
         assert "beside the weights and 1 KB are free; set cfg to 1" in said[1]
         assert more == 1 or "turn keep_clips on" in said[2]
         assert all(text.splitlines()[1:] == said[1:] for _, text in shown)
