@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .conditions import EVEN_MOTION, MotionWeights
 from .face import Box
+from .film_pieces import film_facts
 from .film_size import Wanted, check_size
 from .hallo_files import VARIANTS, Variant
 from .joins import JoinKind, check_joins
@@ -99,7 +100,9 @@ class AnimateRequest:
 
 
 def check_request(request: AnimateRequest) -> None:
-    """Say what cannot work whatever the portrait, the sound and the model are; nothing is read.
+    """Say what cannot work whatever the portrait, the sound and the model are.
+
+    Nothing is read but what an existing film says of itself.
 
     Raises:
         ValueError: if a value is out of its range, or the film would replace its own input.
@@ -170,7 +173,7 @@ def _check_film(request: AnimateRequest) -> None:
                 "--film, or leave them out"
             )
         return
-    check_film_file(request.film)
+    film_facts(request.film)
     if request.denoise == 1 and not request.only_region:
         raise ValueError(
             "--film needs --denoise below 1, such as 0.6, or --only-region, or both: with neither "

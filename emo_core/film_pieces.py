@@ -32,10 +32,13 @@ def film_facts(path: Path) -> FilmFacts:
     """Open a film and read what it says of itself.
 
     Raises:
+        FileNotFoundError: if there is no such file.
         ValueError: if it is no film.
     """
     import av
 
+    if not path.is_file():
+        raise FileNotFoundError(f"the film {path} does not exist; give a film")
     try:
         with av.open(str(path)) as file:
             if not file.streams.video:

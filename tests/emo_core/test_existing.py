@@ -156,8 +156,6 @@ def test_a_film_is_voiced_anew(make: Callable[..., Path], tmp_path: Path) -> Non
         ({"denoise": 0.5}, "none was given; give --film"),
         ({"only_region": True}, "none was given; give --film"),
         ({"denoise": 0.0}, "denoise must be above 0 and up to 1, got 0"),
-        ({"film": Path("a.mp4")}, "nothing of the film would stay; give less"),
-        ({"film": Path("a.mp4"), "denoise": 0.5, "reproduce": True}, "which has no --film"),
         ({"joins": "quiet", "reproduce": True}, "whose joins are plain"),
         ({"joins": "none"}, "joins must be one of auto, plain, quiet, overlap, got 'none'"),
         ({"lock": "none"}, "lock must be one of off, weak, strong, got 'none'"),
@@ -168,6 +166,20 @@ def test_requests_that_cannot_work(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make("x.mp4", **changes)
+
+
+def test_films_that_cannot_be_voiced_anew(make: Callable[..., Path], tmp_path: Path) -> None:
+    """A film that is none is told first, before a word is said of the options."""
+    film, none = make("a.mp4"), tmp_path / "none.mp4"
+    with pytest.raises(FileNotFoundError, match=r"none\.mp4 does not exist; give a film"):
+        make("x.mp4", film=none)
+    none.write_bytes(b"no film")
+    with pytest.raises(ValueError, match=r"none\.mp4 is not a film that can be read"):
+        make("x.mp4", film=none)
+    with pytest.raises(ValueError, match=r"--denoise below 1, .* or --only-region, or both"):
+        make("x.mp4", film=film)
+    with pytest.raises(ValueError, match="which has no --film"):
+        make("x.mp4", film=film, denoise=0.5, reproduce=True)
 
 
 def test_a_film_does_not_replace_the_one_it_is_made_from(make: Callable[..., Path]) -> None:
