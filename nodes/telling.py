@@ -77,6 +77,7 @@ class Telling:
 
     def step(self, done: int) -> None:
         """So many steps of the clip are done."""
+        self._pace.step(done)
         self._show(self._with_time(done))
 
     def end(self) -> None:

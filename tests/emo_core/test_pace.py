@@ -20,14 +20,23 @@ def sampled(pace: Pace, clock: Clock, seconds: float) -> None:
     pace.end()
 
 
-def test_nothing_is_said_before_the_first_step() -> None:
+def test_the_first_step_loads_and_the_clock_begins_at_its_end() -> None:
     clock = Clock()
     pace = Pace(4, 6, clock)
     assert pace.remaining(0) is None
     pace.begin()
-    clock.now += 3
+    clock.now += 300
     assert pace.remaining(0) is None
-    assert pace.remaining(2) == pytest.approx(3 * 3 * 4 - 3)
+    pace.step(1)
+    assert pace.remaining(1) is None
+    clock.now += 2
+    pace.step(2)
+    assert pace.remaining(2) == pytest.approx(2 * (4 + 3 * 6))
+    clock.now += 8
+    pace.step(6)
+    assert pace.remaining(6) == pytest.approx(2 * 3 * 6)
+    pace.end()
+    assert pace.remaining(0) == pytest.approx(2 * 3 * 6)
 
 
 def test_finished_clips_tell_and_the_first_that_loads_the_networks_does_not() -> None:
@@ -62,8 +71,9 @@ def test_a_clip_more_than_expected_is_counted() -> None:
     clock = Clock()
     pace = Pace(0, 2, clock)
     pace.begin()
+    pace.step(1)
     clock.now += 5
-    assert pace.remaining(1) == pytest.approx(5)
+    assert pace.remaining(2) == 0
     pace.end()
     assert pace.remaining(0) == 0
     with pytest.raises(ValueError, match=r"call begin\(\) first"):
