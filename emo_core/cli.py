@@ -285,10 +285,11 @@ def _progress(quiet: bool) -> Iterator[Callable[[Any], None]]:
         # step, in whose time networks are loaded and kept clips decoded.
         sampled = step.done - step.found
         bar.initial = step.found + min(sampled, 1)
-        if sampled <= 1:
-            bar.start_t = time.time()
         bar.set_description(f"clip {step.clip}/{step.clips}", refresh=False)
         bar.update(step.done - bar.n)
+        if sampled == 1:
+            bar.start_t = bar.last_print_t = time.time()
+            bar.refresh()
 
     try:
         yield advance

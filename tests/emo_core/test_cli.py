@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -185,8 +187,6 @@ def test_a_mistake_gives_one_sentence_and_no_film(
     changes: dict[str, object],
     sentence: str,
 ) -> None:
-    import re
-
     monkeypatch.chdir(wrong_files)
     before = {path.name: path.stat().st_size for path in wrong_files.iterdir()}
     code, out, err = emo(*words(plain, **changes))
@@ -196,6 +196,23 @@ def test_a_mistake_gives_one_sentence_and_no_film(
     assert err.startswith("emo")
     assert re.search(sentence, err)
     assert {path.name: path.stat().st_size for path in wrong_files.iterdir()} == before
+
+
+def test_the_time_left_is_told_from_what_was_sampled(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two clips of ten steps: one is kept, and a step of the other takes ten seconds."""
+    clock = [1000.0]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
+    with cli._progress(quiet=False) as progress:
+        progress(take.Step(10, 20, 1, 2, 10))
+        clock[0] += 500  # networks are loaded
+        progress(take.Step(11, 20, 2, 2, 10))
+        assert re.search(r"11/20 \[00:00<\?", capsys.readouterr().err)
+        clock[0] += 10
+        progress(take.Step(12, 20, 2, 2, 10))
+        assert "12/20 [00:10<01:20" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_with_130(
