@@ -71,7 +71,7 @@ def test_animate_reports_as_json(emo: Emo, plain: dict[str, object]) -> None:
                          "--quiet")  # fmt: skip
     report = json.loads(out)
     assert code == 0
-    assert (report["frames"], report["fps"], report["clips"], report["cfg"]) == (11, 25, 3, 2.0)
+    assert (report["frames"], report["fps"], report["clips"], report["cfg"]) == (11, 25, 3, 1.6)
     assert err.count("\n") == 1
 
 

@@ -390,7 +390,7 @@ def test_the_square_lies_around_the_face(tmp_path: Path) -> None:
         ((50, 0, 20, 10), "reaches outside the picture of 60x30 pixels"),
         ((-1, 0, 20, 10), "reaches outside"),
         ((5, 25, 20, 10), "reaches outside"),
-        ((5, 5, 0, 10), "above 0, got 5,5,0,10"),
+        ((5, 5, 0, 10), "at least 2 pixels wide and high, got 5,5,0,10"),
     ):
         with pytest.raises(ValueError, match=sentence):
             fit_portrait(picture, 30, box)
