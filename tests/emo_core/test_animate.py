@@ -182,7 +182,7 @@ def test_the_film_says_how_it_was_made(make: Callable[..., Path]) -> None:
     assert fps == 25
     assert notes == {
         "software": "EMO Portrait", "model": "smallest", "clip_length": 4, "seed": 9, "steps": 2,
-        "cfg": 2.0, "speed": "0.4",
+        "cfg": 1.6, "speed": "0.4",
     }  # fmt: skip
 
 

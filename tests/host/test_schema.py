@@ -17,7 +17,9 @@ RENEW = "EMO_RENEW_OBJECT_INFO"
 KEPT = ("default", "min", "max", "step", "round", "multiline", "forceInput", "lazy",
         "control_after_generate")  # fmt: skip
 # Weight files, and films that were kept.
-OF_THE_MACHINE = re.compile(r"\.(safetensors|sft|pth|pt|pt2|ckpt|bin|pkl)$|_\d+s_[0-9a-f]{12}$")
+OF_THE_MACHINE = re.compile(
+    r"\.(safetensors|sft|pth|pt|pt2|ckpt|bin|pkl)$|_\d+s(_seed\d+)?_[0-9a-f]{12}$"
+)
 
 
 def outline(info: dict[str, Any], host: dict[str, list[Any]]) -> dict[str, Any]:

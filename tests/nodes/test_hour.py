@@ -138,7 +138,7 @@ def test_no_clip_of_an_hour_costs_more_than_the_first(
     no_clip_costs_more(counts, "clips put")
     with monkeypatch.context() as patch:
         marking(counts, import_module("emo_pack.emo_core.store").ClipStore, "get", patch)
-        samples = small.run(small.pack.MotionFrameLooper, steps=1, **given)[0]["samples"]
+        samples = small.run(small.pack.MotionFrameLooper, steps=1, cfg=2.0, **given)[0]["samples"]
     no_clip_costs_more(counts, "clips found")
     assert samples.shape == (FRAMES, *LATENT)
     assert all(
