@@ -70,7 +70,7 @@ def film_size(config: EMOConfig, wanted: Wanted, picture: Size) -> Size:
     if config.unet.position_grid:
         raise ValueError(
             f"{config.name} was trained with the places of {own}x{own} pixels and makes films of "
-            "that size only; leave --size out, or set width and height to 0"
+            "that size only; ask for no other, which is a width and height of 0 in a node"
         )
     assert wanted is not None
     if wanted == "portrait":
