@@ -21,10 +21,11 @@ class CountCalls:
             "model": ("MODEL",),
             "file": ("STRING", {"default": "calls.txt"}),
             "hold_at": ("INT", {"default": 0, "min": 0}),
+            "run_out_at": ("INT", {"default": 0, "min": 0}),
         }}  # fmt: skip
 
-    def count(self, model, file, hold_at):
-        """Call `hold_at`, counted from 1, goes on when somebody has asked for an interruption."""
+    def count(self, model, file, hold_at, run_out_at):
+        """Calls count from 1: `hold_at` waits for an interruption, `run_out_at` has no memory."""
         path, begun = Path(folder_paths.get_output_directory()) / file, []
 
         def counted(apply, given):
@@ -35,6 +36,8 @@ class CountCalls:
                 while not comfy.model_management.processing_interrupted():
                     assert time.monotonic() < begun[-1] + HOLD_SECONDS, "nobody interrupted"
                     time.sleep(0.01)
+            if len(begun) == run_out_at:
+                raise comfy.model_management.OOM_EXCEPTION("CUDA out of memory.")
             return apply(given["input"], given["timestep"], **given["c"])
 
         model = model.clone()
