@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -230,14 +230,22 @@ def test_ctrl_c_ends_with_130(
     assert not (tmp_path / "film.mp4").exists()
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_signal_in_the_midst_leaves_nothing(
-    emo: Emo, plain: dict[str, object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
-) -> None:
-    number = getattr(signal, name, None)
+@pytest.fixture(params=["SIGTERM", "SIGHUP"])
+def deadly(request: pytest.FixtureRequest) -> Iterator[signal.Signals]:
+    """A signal that ends programs, even where the tests run under nohup."""
+    number = getattr(signal, request.param, None)
     if number is None:
-        pytest.skip(f"no {name} here")
-    before, folders = signal.getsignal(number), list[list[str]]()
+        pytest.skip(f"no {request.param} here")
+    outside = signal.signal(number, signal.SIG_DFL)
+    yield number
+    signal.signal(number, outside)
+
+
+def test_a_signal_in_the_midst_leaves_nothing(
+    emo: Emo, plain: dict[str, object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    deadly: signal.Signals,
+) -> None:  # fmt: skip
+    number, folders = deadly, list[list[str]]()
 
     def killed(*_: object) -> None:
         assert signal.getsignal(number) != signal.SIG_DFL, "it would end the tests"
@@ -247,10 +255,10 @@ def test_a_signal_in_the_midst_leaves_nothing(
     monkeypatch.setattr(take, "decode", killed)
     code, _, err = emo(*words(plain, clips=tmp_path / "clips"))
     assert code == 128 + number
-    assert err.endswith(f"emo: ended by {name}; nothing was left under the output's name\n")
+    assert err.endswith(f"emo: ended by {number.name}; nothing was left under the output's name\n")
     assert len(folders) == 1 and len(folders[0]) == 1, "a film was on its way"
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
-    assert signal.getsignal(number) == before
+    assert signal.getsignal(number) == signal.SIG_DFL
 
 
 def test_a_signal_that_is_ignored_stays_ignored() -> None:

@@ -160,7 +160,8 @@ def test_emo_tiny_gives_what_it_gives_alone(pack: Any, run: Any) -> None:
         alone = load_model("emo-tiny")
         picture = fit_portrait(image[0].permute(2, 0, 1), alone.config.picture_size).picture
         given = film_from(alone, Material(picture, audio["waveform"][0], 16000, seed=3))
-        sampler = make_sampler(alone.model.denoising_unet, 2, Guidance(2.0))
+        guidance = Guidance(alone.config.sampling.guidance_scale)
+        sampler = make_sampler(alone.model.denoising_unet, 2, guidance)
         theirs = torch.cat(list(generate(alone.model, given, plan_clips(3, 12), sampler)))
     torch.testing.assert_close(latent["samples"], theirs, atol=1e-4, rtol=0)
 
