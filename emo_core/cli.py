@@ -192,8 +192,8 @@ def _add_animate(commands: Any) -> None:
         'number, keyframes in seconds "0:0.2,50:1.1", or "sound" for its rhythm and loudness '
         "(default: left to the model)")
     add("--face-box", type=box, metavar="X,Y,W,H",
-        help="where the face is, in pixels of the upright picture; the head moves within it, so a "
-        "larger box gives more motion (default: the usual place of a portrait)")
+        help="where the face is, in pixels of the upright picture; a larger box leaves the "
+        "head more room, of which emo-tiny makes no use (default: the usual place of a portrait)")
     add("--size", type=size, metavar="WxH",
         help="width and height of the film, multiples of 64 from 256 to 1024, or portrait for the "
         "portrait's own shape; not for emo-tiny (default: the model's own square)")

@@ -7,9 +7,15 @@ import pytest
 
 from emo_core.config import EMOConfig, SpeedConfig
 from emo_core.presets import emo, hallo, hallo2, tiny
+from emo_core.weights import open_checkpoint
 
 
 @pytest.mark.parametrize("make", [emo, hallo, hallo2, tiny])
+def test_the_shipped_checkpoint_is_of_the_preset() -> None:
+    _, config = open_checkpoint("emo-tiny")
+    assert config == tiny()
+
+
 def test_presets_survive_json(make) -> None:
     config = make()
     assert EMOConfig.from_json(config.to_json()) == config
