@@ -11,11 +11,6 @@ from emo_core.weights import open_checkpoint
 
 
 @pytest.mark.parametrize("make", [emo, hallo, hallo2, tiny])
-def test_the_shipped_checkpoint_is_of_the_preset() -> None:
-    _, config = open_checkpoint("emo-tiny")
-    assert config == tiny()
-
-
 def test_presets_survive_json(make) -> None:
     config = make()
     assert EMOConfig.from_json(config.to_json()) == config
@@ -96,3 +91,8 @@ def test_a_model_without_speed_layers_survives_json() -> None:
     config = replace(tiny(), speed=None)
     assert EMOConfig.from_json(config.to_json()).speed is None
     assert isinstance(EMOConfig.from_json(tiny().to_json()).speed, SpeedConfig)
+
+
+def test_the_shipped_checkpoint_is_of_the_preset() -> None:
+    _, config = open_checkpoint("emo-tiny")
+    assert config == tiny()
