@@ -126,6 +126,7 @@ def _of_network(file: WeightFile, config: EMOConfig) -> dict[str, Any]:
         "frame_rate": config.frame_rate,
         "clip": config.temporal.num_frames,
         "motion_frames": config.temporal.num_motion_frames,
+        "joins": config.temporal.joins,
         "steps": config.sampling.num_inference_steps,
         "cfg": config.sampling.guidance_scale,
         "speed_buckets": speed and {"centres": speed.centres, "radii": speed.radii},

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..audio import AudioEncoder, encode_sound
+from ..face import union_box
 from ..vae import AutoencoderKL
 from .acting import FRAME_RATE, head_speed
 from .frames import find_places
@@ -37,6 +38,7 @@ class FilmPieces:
         frames: (N, T, C, h, w), latents.
         audio: (N, T + 2m, L, D), sound features, m frames more on either side.
         boxes: (N, T, 4), face boxes as parts of the picture.
+        whole: (N, 4), the union of the face boxes of the whole film: how far the head goes in it.
         speeds: (N, T + 2m), head speed in degrees per frame at 30 fps.
         places: (N, T, 3, 3), mouth and eyes: x, y, radius, where the loss looks closer.
     """
@@ -45,6 +47,7 @@ class FilmPieces:
     frames: Tensor
     audio: Tensor
     boxes: Tensor
+    whole: Tensor
     speeds: Tensor
     places: Tensor
 
@@ -69,13 +72,18 @@ class FilmPieces:
         """Read files that save() wrote and put their pieces one after the other.
 
         Raises:
-            ValueError: if there is no file.
+            ValueError: if there is no file, or one lacks a field.
         """
         if not paths:
             raise ValueError("no film pieces to train on; make some with `emo train films` first")
         parts: dict[str, list[Tensor]] = {field.name: [] for field in fields(cls)}
         for path in paths:
             with safe_open(path, "pt") as file:
+                if lacking := sorted(set(parts) - set(file.keys())):
+                    raise ValueError(
+                        f"{path.name} has no {', '.join(lacking)}: an earlier version made it; "
+                        "delete it and run `emo train films` again"
+                    )
                 for name, tensors in parts.items():
                     tensors.append(file.get_tensor(name))
         return cls(**{name: torch.cat(tensors) for name, tensors in parts.items()})
@@ -128,6 +136,7 @@ class PuppetFilms:
             latents[NUM_PORTRAITS:],
             self._hear(film, index),
             face_boxes(film.identity, controls),
+            torch.tensor(union_box(face_boxes(film.identity, film.controls))),
             head_speed(film.controls)[self._around(film, index)],
             find_places([film.identity] * PIECE_LENGTH, controls),
         )

@@ -4,7 +4,9 @@ Stage 1 trains the backbone, ReferenceNet and the face locator on single frames;
 temporal modules on clips whose first frames are motion frames; stage 3 trains only the temporal
 modules and speed layers, sound frozen, or the model would follow the speed instead of the sound.
 The paper adds sound in stage 2; ours hears from stage 1 on, because a batch of single frames shows
-ten times as many mouths as a batch of clips.
+ten times as many mouths as a batch of clips. For the same reason every other step of stage 2 may be
+one of stage 1 (`Recipe.pictures`), as image and video batches are mixed elsewhere (Ho et al., Video
+Diffusion Models, section 3): single frames pass by the temporal modules.
 
 The loss looks closer at mouths and eyes, and, where a recipe's `brows` says so (stages 2 and 3), at
 brows too: they move with the sound, but are a few latent cells that change by a fraction of one.
@@ -22,11 +24,12 @@ from torch import Tensor, nn
 from ..attention import RelativePositions, Rows
 from ..conditions import Audience
 from ..config import EMOConfig
-from ..face import region_mask
+from ..face import region_mask, union_box
 from ..model import EMO, ClipInputs
 from ..sampling import NUM_TIMESTEPS, alphas_cumprod
 from .dataset import FilmPieces
 from .places import closer_look, with_brows
+from .recipes import Recipe
 from .stage import Batch, Stage, stream_seed
 
 StageName = Literal["images", "video", "speed"]
@@ -35,6 +38,8 @@ StageName = Literal["images", "video", "speed"]
 # needs. The paper mentions no condition dropout; Hallo's is 0.05 for each.
 _DROP_ALL, _DROP_AUDIO, _DROP_REFERENCE = 0.08, 0.05, 0.02
 _DROP_SPEED = 0.25
+# Chance of a region of everything for the films whose heads go farthest.
+_EVERYTHING = 0.8
 # Chance that a clip is a first one, with zero maps for motion frames.
 _FIRST_CLIP = 0.25
 # Largest noise on motion frames, so that the errors of one clip are not carried to the next.
@@ -51,32 +56,34 @@ class FilmStage(Stage):
         name: which stage.
         model: trained in place.
         pieces: what it is trained on.
-        batch_size: frames ("images") or clips.
+        recipe: how many frames ("images") or clips a step has, and how much brows weigh; the
+            weights are scaled so that their mean stays what it is without brows.
         seed: of the order of the data.
-        brows: how much more the loss weighs the middle of a brow; eyes have 1.5. The weights are
-            scaled so that their mean stays what it is without brows.
     """
 
     def __init__(
-        self, name: StageName, model: EMO, pieces: FilmPieces, batch_size: int, seed: int = 0,
-        brows: float = 0.0,
-    ) -> None:  # fmt: skip
-        self.name, self.brows = name, brows
-        self.model, self.pieces, self.batch_size, self.seed = model, pieces, batch_size, seed
+        self, name: StageName, model: EMO, pieces: FilmPieces, recipe: Recipe, seed: int = 0
+    ) -> None:
+        self.name, self.recipe = name, recipe
+        self.model, self.pieces, self.seed = model, pieces, seed
         self.config: EMOConfig = model.config
-        self.num_frames = 1 if name == "images" else self.config.temporal.num_frames
         self.modules = nn.ModuleDict({"model": model})
         choose_trained(model, name)
         left = alphas_cumprod(self.config.sampling.schedule)
         self._signal, self._noise = left.sqrt().float(), (1 - left).sqrt().float()
 
     def batch(self, draw: int) -> Batch:
-        """Draw clips; which ones follows from the seed and the draw alone."""
+        """Draw clips or pictures; which ones follows from the seed and the draw alone."""
         generator = torch.Generator().manual_seed(stream_seed(self.seed, draw, "data"))
-        items = [self._item(generator) for _ in range(self.batch_size)]
+        count, num_frames = self.recipe.batch, self.config.temporal.num_frames
+        if self.recipe.pictures and draw % 2:
+            count, num_frames = self.recipe.pictures, 1
+        elif self.name == "images":
+            num_frames = 1
+        items = [self._item(num_frames, generator) for _ in range(count)]
         return {name: torch.stack([item[name] for item in items]) for name in items[0]}
 
-    def _item(self, generator: torch.Generator) -> dict[str, Tensor]:
+    def _item(self, num_frames: int, generator: torch.Generator) -> dict[str, Tensor]:
         pieces, temporal = self.pieces, self.config.temporal
         window = self.config.audio.window
 
@@ -86,10 +93,10 @@ class FilmStage(Stage):
         piece = below(len(pieces))
         length, past = pieces.frames.shape[1], temporal.num_motion_frames
         is_first = float(torch.rand((), generator=generator)) < _FIRST_CLIP
-        earliest = 0 if is_first or self.num_frames == 1 else past
-        first = earliest + below(length - self.num_frames - earliest + 1)
-        frames = slice(first, first + self.num_frames)
-        around = slice(first, first + self.num_frames + 2 * window)
+        earliest = 0 if is_first or num_frames == 1 else past
+        first = earliest + below(length - num_frames - earliest + 1)
+        frames = slice(first, first + num_frames)
+        around = slice(first, first + num_frames + 2 * window)
         before = torch.arange(first - past, first)
         return {
             "portrait": pieces.portraits[piece, below(pieces.portraits.shape[1])].float(),
@@ -98,21 +105,31 @@ class FilmStage(Stage):
             "has_motion": torch.tensor(not is_first),
             "audio": pieces.audio[piece, around].float().unfold(0, 2 * window + 1, 1),
             "speed": pieces.speeds[piece, around].unfold(0, 2 * window + 1, 1),
-            "region": self._region(pieces.boxes[piece], generator),
+            "region": self._region(piece, generator),
             "places": pieces.places[piece, frames],
         }
 
-    def _region(self, boxes: Tensor, generator: torch.Generator) -> Tensor:
-        """The union box of the piece, enlarged at random; one time in ten everything."""
-        low, high = boxes[:, :2].amin(0), (boxes[:, :2] + boxes[:, 2:]).amax(0)
-        grow = torch.rand(2, generator=generator) * 0.3 * (high - low)
-        if float(torch.rand((), generator=generator)) < 0.1:
-            grow = torch.ones(2)
-        low, high = (low - grow).clamp(0, 1), (high + grow).clamp(0, 1)
-        extent = high - low
+    def _region(self, piece: int, generator: torch.Generator) -> Tensor:
+        """A region that tells how far the head goes in this film.
+
+        Half of the time the union box of the piece, which is small whatever the film is like: so a
+        region that fits the head says little. Else that of the whole film, enlarged at random by
+        as much again as the head needs, or everything, the more often the farther it goes.
+        """
+        boxes, whole = self.pieces.boxes[piece], self.pieces.whole[piece]
+        room = float((whole[2:] / boxes[:, 2:].mean(0)).mean()) - 1
+        luck = torch.rand(4, generator=generator)
+        box, grow = whole, 2 * room * luck[:2]
+        if luck[2] < 0.5:
+            box, grow = torch.tensor(union_box(boxes)), 0.05 * luck[:2]
+        elif luck[3] < _EVERYTHING * min(1.0, (6 * room) ** 2):
+            grow = torch.ones(2) / box[2:]
+        low, high = box[:2] - grow * box[2:], box[:2] + (1 + grow) * box[2:]
+        low, high = low.clamp(0, 1), high.clamp(0, 1)
+        x, y, width, height = torch.cat([low, high - low]).tolist()
         size = self.config.picture_size
-        box = (float(low[0]), float(low[1]), float(extent[0]), float(extent[1]))
-        return region_mask(box, size, size).expand(self.config.locator.in_channels, -1, -1)
+        mask = region_mask((x, y, width, height), size, size)
+        return mask.expand(self.config.locator.in_channels, -1, -1)
 
     def loss(
         self, batch: Batch, generator: torch.Generator, step: int
@@ -131,7 +148,7 @@ class FilmStage(Stage):
         audio = rearrange(batch["audio"], "B F L D W -> B F W L D")
         speed = batch["speed"] if self.name == "speed" else None
         portrait = model.encode_portrait(batch["portrait"])
-        motion = None if self.name == "images" else self._motion(batch, generator)
+        motion = None if frames.shape[1] == 1 else self._motion(batch, generator)
         clip = model.prepare(portrait, motion, ClipInputs(audio, batch["region"], speed))
         audience = draw_audience(count, generator, device)
         noisy = signal * frames + level * noise
@@ -149,9 +166,10 @@ class FilmStage(Stage):
     def _weight(self, places: Tensor, size: torch.Size) -> Tensor:
         """Weights of latent cells, (B, F, 1, h, w)."""
         weight = closer_look(places, size, _GAINS)
-        if self.brows == 0:
+        if self.recipe.brows == 0:
             return weight
-        more = closer_look(with_brows(places), size, (*_GAINS, self.brows, self.brows))
+        brows = (self.recipe.brows, self.recipe.brows)
+        more = closer_look(with_brows(places), size, (*_GAINS, *brows))
         return more * (weight.mean() / more.mean())
 
     def _motion(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ class Recipe:
         ema_decay: of the averaged weights; 0 keeps the last ones.
         weight_decay: of matrices and kernels.
         clip: largest norm of the gradient.
+        pictures: single frames of every other step of stage 2; 0 for clips alone.
         brows: how much more the loss weighs the middle of a brow (`FilmStage`); eyes have 1.5.
     """
 
@@ -27,6 +28,7 @@ class Recipe:
     ema_decay: float
     weight_decay: float = 0.01
     clip: float = 1.0
+    pictures: int = 0
     brows: float = 0.0
 
 
@@ -36,6 +38,6 @@ RECIPES = {
     "listening": Recipe(2e-3, 0.0, 40, 64, 0.0),
     "meters": Recipe(2e-3, 0.0, 100, 64, 0.998, weight_decay=0.02, clip=5.0),
     "images": Recipe(1.5e-3, 0.05, 60, 48, 0.998),
-    "video": Recipe(1e-3, 0.05, 60, 5, 0.998, brows=4.0),
+    "video": Recipe(1e-3, 0.05, 60, 5, 0.998, pictures=40, brows=6.0),
     "speed": Recipe(5e-4, 0.05, 60, 6, 0.998, brows=4.0),
 }

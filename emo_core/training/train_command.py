@@ -72,6 +72,13 @@ def add_train(subparsers: Any) -> None:
         help="voices: utterances (2600); films: puppets (2600); report: films (24); joins: films "
         "of each option (4)",
     )
+    parser.add_argument(
+        "--start",
+        type=Path,
+        metavar="FILE",
+        help="images, video, speed: weights to begin with, such as video.safetensors of another "
+        "work folder with the same films (default: those of the stage before)",
+    )
     parser.add_argument("--first", type=int, default=0, help="films: seed of the first puppet")
     parser.add_argument(
         "--sound-only",

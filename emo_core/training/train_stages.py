@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -121,8 +122,8 @@ def _hear_again(films: PuppetFilms, path: Path, seeds: range, origin: Mapping[st
     check_origin(path.name, stated, {"vae": origin["vae"]})
     if stated is not None and stated.get("listening") == origin["listening"]:
         return
-    tensors = {**load_file(path), "audio": films.hear(seeds)}
-    FilmPieces(**tensors).save(path, origin_header(origin))
+    pieces = replace(FilmPieces.load([path]), audio=films.hear(seeds))
+    pieces.save(path, origin_header(origin))
 
 
 def train_on_films(args: argparse.Namespace) -> None:
@@ -132,16 +133,16 @@ def train_on_films(args: argparse.Namespace) -> None:
     origin = film_origin(paths, digests(args.work, _CODERS))
     model = EMO(tiny(), operations=operations())
     channels_last(model)
-    before = _BEFORE[name]
+    before = "start" if args.start else _BEFORE[name]
     if before is None:
         initialise(model, args.seed)
     else:
-        path = _needed(args.work, before)
+        path = args.start or _needed(args.work, before)
         check_origin(path.name, read_origin(path), origin)
-        model.load_state_dict(load_file(path))
+        _load_network(model, path)
         origin[before] = digest(path)
     pieces = FilmPieces.load(paths)
-    stage = FilmStage(name, model, pieces, recipe.batch, args.seed, recipe.brows)
+    stage = FilmStage(name, model, pieces, recipe, args.seed)
     stage.origin = origin
     trainer = Trainer(stage, _settings(args, name))
     trainer.run()
@@ -149,6 +150,21 @@ def train_on_films(args: argparse.Namespace) -> None:
     tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
     header = _record(trainer, {}) | origin_header(origin)
     save_file(tensors, args.work / f"{name}.safetensors", header)
+
+
+def _load_network(model: EMO, path: Path) -> None:
+    """Load weights that a stage left.
+
+    Raises:
+        ValueError: if the file holds something else.
+    """
+    try:
+        model.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} does not hold this network; give what `emo train images`, `video` or `speed` "
+            f"left ({str(error).splitlines()[1].strip()[:120]})"
+        ) from error
 
 
 def film_origin(paths: Sequence[Path], there: Mapping[str, str]) -> dict[str, str]:

@@ -218,6 +218,8 @@ def _accelerator(settings: TrainSettings) -> Any:
     """An Accelerator where accelerate is installed, else None."""
     if find_spec("accelerate") is None:
         return None
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
 
-    return Accelerator(cpu=settings.device == "cpu")
+    # Which parameters take part changes from step to step: single frames pass by the temporal ones.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    return Accelerator(cpu=settings.device == "cpu", kwargs_handlers=[unused])

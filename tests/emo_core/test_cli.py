@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from emo_core import cli, take
+from emo_core import cli, cli_animate, take
 from emo_core.sampling import SOLVERS
 from emo_core.video import read_video
 
@@ -205,7 +205,7 @@ def test_the_time_left_is_told_from_what_was_sampled(
     clock = [1000.0]
     monkeypatch.setattr(time, "time", lambda: clock[0])
     monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
-    with cli._progress(quiet=False) as progress:
+    with cli_animate.progress_bar(quiet=False) as progress:
         progress(take.Step(10, 20, 1, 2, 10))
         clock[0] += 500  # networks are loaded
         progress(take.Step(11, 20, 2, 2, 10))

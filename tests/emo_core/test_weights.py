@@ -256,6 +256,7 @@ def test_a_checkpoint_describes_itself(checkpoint: Path, smallest: EMOConfig) ->
     facts = describe_checkpoint(checkpoint)
     assert (facts["kind"], facts["name"]) == ("EMO checkpoint", "smallest")
     assert facts["runs_here"]
+    assert facts["joins"] == smallest.temporal.joins
     assert facts["parameters"] == sum(facts["parameters_of"].values())
     assert facts["speed_buckets"]["centres"] == smallest.speed.centres  # type: ignore[union-attr]
     assert EMOConfig.from_json(json.dumps(facts["config"])) == smallest

@@ -1,13 +1,17 @@
 """The paper's stages on films: what is trained, and where the loss looks."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from emo_core.face import union_box
 from emo_core.model import EMO
 from emo_core.presets import tiny
 from emo_core.training.dataset import FilmPieces
 from emo_core.training.fast_layers import operations
 from emo_core.training.film_stages import FilmStage, StageName, initialise
+from emo_core.training.recipes import RECIPES
 
 
 def random_pieces(count: int = 3, length: int = 20) -> FilmPieces:
@@ -23,23 +27,24 @@ def random_pieces(count: int = 3, length: int = 20) -> FilmPieces:
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator).half()
 
+    boxes = torch.cat([0.2 + 0.1 * draw(count, length, 2), 0.4 + 0.1 * draw(count, length, 2)], 2)
     places = torch.tensor([[0.5, 0.7, 0.12], [0.4, 0.45, 0.08], [0.6, 0.45, 0.08]])
     return FilmPieces(
         portraits=normal(count, 2, channels, side, side),
         frames=normal(count, length, channels, side, side),
         audio=normal(count, around, 4, 128),
-        boxes=torch.cat(
-            [0.2 + 0.1 * draw(count, length, 2), 0.4 + 0.1 * draw(count, length, 2)], 2
-        ),
+        boxes=boxes,
+        whole=torch.tensor([union_box(film) for film in boxes]),
         speeds=draw(count, around),
         places=places.expand(count, length, 3, 3) + 0.02 * draw(count, length, 3, 3),
     )
 
 
-def stage(name: StageName, brows: float = 0.0) -> FilmStage:
+def stage(name: StageName, brows: float = 0.0, pictures: int = 0) -> FilmStage:
     model = EMO(tiny(), operations=operations())
     initialise(model, 0)
-    return FilmStage(name, model, random_pieces(), 2, brows=brows)
+    recipe = replace(RECIPES[name], batch=2, brows=brows, pictures=pictures)
+    return FilmStage(name, model, random_pieces(), recipe)
 
 
 def test_brows_weigh_as_much_as_eyes_and_the_whole_as_much_as_before() -> None:
@@ -82,3 +87,44 @@ def test_a_batch_follows_from_the_draw() -> None:
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["frames"], other["frames"])
     assert first["frames"].shape[:2] == (2, tiny().temporal.num_frames)
+
+
+def test_every_other_step_of_the_video_stage_may_be_one_of_single_frames() -> None:
+    one = stage("video", pictures=5)
+    assert one.batch(0)["frames"].shape[:2] == (2, tiny().temporal.num_frames)
+    single = one.batch(1)
+    assert single["frames"].shape[:2] == (5, 1)
+    one.loss(single, torch.Generator().manual_seed(0), 0)[0].backward()
+    learning = {path for path, p in one.model.named_parameters() if p.grad is not None}
+    assert any("attn_audio" in path for path in learning)
+    assert not any("motion_modules" in path for path in learning)
+
+
+def regions(one: FilmStage, piece: int, count: int = 400) -> torch.Tensor:
+    """Left, top, right and bottom of regions of a piece, as parts of the picture."""
+    generator, found = torch.Generator().manual_seed(2), []
+    for _ in range(count):
+        mask = one._region(piece, generator)[0]
+        rows, columns = (mask.amax(side) > 0.01 for side in (1, 0))
+        edges = [columns.nonzero()[0], rows.nonzero()[0], columns.nonzero()[-1] + 1]
+        found.append(torch.cat([*edges, rows.nonzero()[-1] + 1]) / len(rows))
+    return torch.stack(found)
+
+
+def test_a_region_holds_the_head_and_grows_with_how_far_it_goes() -> None:
+    one = stage("images")
+    head = torch.tensor([0.3, 0.3, 0.4, 0.4])
+    one.pieces.boxes[:] = head
+    far = torch.tensor([0.26, 0.26, 0.48, 0.48])
+    one.pieces.whole[0], one.pieces.whole[1] = head, far
+    still, lively = regions(one, 0), regions(one, 1)
+    pixel = 1 / tiny().picture_size
+    for found in (still, lively):
+        assert (found[:, :2] <= 0.3 + pixel).all() and (found[:, 2:] >= 0.7 - pixel).all()
+    assert (still[:, 2] - still[:, 0] < 0.4 * 1.1 + 2.01 * pixel).all()
+    everything = (lively == torch.tensor([0.0, 0.0, 1.0, 1.0])).all(1).float().mean()
+    assert 0.3 < float(everything) < 0.5
+    beyond = (lively[:, 2] - lively[:, 0] >= 0.48 - pixel) & (lively[:, 2] < 1)
+    close = lively[:, 2] - lively[:, 0] < 0.45
+    assert 0.05 < float(beyond.float().mean()) < 0.2
+    assert 0.4 < float(close.float().mean()) < 0.6

@@ -13,6 +13,7 @@ from test_train_command import run
 
 from emo_core.audio_encoder import build_audio_encoder, tiny_logmel
 from emo_core.training import recipes, stages, train_stages
+from emo_core.training.dataset import FilmPieces
 from emo_core.training.frames import FramePool, Frames, draw_frames
 from emo_core.training.listening import ListeningPlan, save_listening
 from emo_core.training.origins import digest, digests, origin_header, read_origin
@@ -36,7 +37,8 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(stages, "draw_frames", few)
     monkeypatch.setattr(train_stages, "FramePool", small)
     for name, recipe in recipes.RECIPES.items():
-        monkeypatch.setitem(recipes.RECIPES, name, dataclasses.replace(recipe, batch=2))
+        small_recipe = dataclasses.replace(recipe, batch=2, pictures=min(2, recipe.pictures))
+        monkeypatch.setitem(recipes.RECIPES, name, small_recipe)
     noise = 0.1 * torch.randn(48000, generator=torch.Generator().manual_seed(0))
     spoken = Utterance(noise, ((0.0, 1.5, "AA"), (1.5, 3.0, "M")), "toy", "", "speech")
     save_utterances(tmp_path / "voices.safetensors", [spoken] * 2)
@@ -84,6 +86,19 @@ def test_a_chain_of_stages_is_packed_and_a_broken_one_is_refused(work: Path) -> 
     train(work, "pack")
     packed = load_model(work / "emo-tiny.safetensors")
     assert packed.training["stages"]["video"]["steps"] == 2
+
+    other_work = work / "other"
+    (other_work / "films").mkdir(parents=True)
+    random_pieces().save(other_work / "films" / "a.safetensors", origin_header(coders))
+    start = work / "speed.safetensors"
+    train(other_work, "video", "--start", str(start))
+    begun = read_origin(other_work / "video.safetensors")
+    assert begun == {**coders, "start": digest(start)}
+    unchanged = load_file(start), load_file(other_work / "video.safetensors")
+    name = next(name for name in unchanged[0] if "speed_attention.to_out" in name)
+    assert torch.equal(unchanged[0][name], unchanged[1][name])
+    with pytest.raises(ValueError, match=r"vae.safetensors does not hold this network; give what"):
+        train(work, "images", "--start", str(work / "vae.safetensors"))
 
     random_pieces().save(shard, origin_header({**coders, "listening": "another"}))
     with pytest.raises(ValueError, match=r"films/puppets-0+.safetensors was made from listening"):
@@ -138,6 +153,15 @@ def test_films_are_heard_again_by_a_new_encoder_and_refused_for_a_new_vae(
     replace_weights(work / "vae.safetensors")
     with pytest.raises(ValueError, match=r"puppets-0+.safetensors was made from vae"):
         train(work, "films", "--count", "1", "--sound-only")
+
+
+def test_films_of_an_earlier_version_are_named(tmp_path: Path) -> None:
+    random_pieces().save(path := tmp_path / "old.safetensors")
+    tensors = load_file(path)
+    del tensors["whole"]
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match=r"old.safetensors has no whole: an earlier version made"):
+        FilmPieces.load([path])
 
 
 @pytest.mark.parametrize(
