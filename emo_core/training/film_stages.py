@@ -44,6 +44,8 @@ _EVERYTHING = 0.8
 _FIRST_CLIP = 0.25
 # Largest noise on motion frames, so that the errors of one clip are not carried to the next.
 _MOTION_NOISE = 0.3
+# How much of the timesteps the single frames of stage 2 have, from the noisiest on.
+_PICTURE_NOISE = 0.35
 # How much more the loss weighs the middle of a mouth and of an eye.
 _MOUTH, _EYE = 4.0, 1.5
 _GAINS = (_MOUTH, _EYE, _EYE)
@@ -136,11 +138,14 @@ class FilmStage(Stage):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared error of the prediction, weighed up at mouths and eyes.
 
-        Timesteps are drawn towards noise (u^0.8), where the conditions decide.
+        Timesteps are drawn towards noise (u^0.8), where the conditions decide; of the single frames
+        between clips only the noisiest third, where the pose shows and the brows do not yet.
         """
         model, frames = self.model, batch["frames"]
         count, device = len(frames), frames.device
         uniform = torch.rand(count, generator=generator, device=device)
+        if frames.shape[1] == 1 and self.name == "video":
+            uniform = 1 - _PICTURE_NOISE * uniform
         timestep = (uniform**0.8 * NUM_TIMESTEPS).long().clamp(max=NUM_TIMESTEPS - 1)
         signal = self._signal.to(device)[timestep][:, None, None, None, None]
         level = self._noise.to(device)[timestep][:, None, None, None, None]

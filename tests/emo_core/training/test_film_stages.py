@@ -100,6 +100,25 @@ def test_every_other_step_of_the_video_stage_may_be_one_of_single_frames() -> No
     assert not any("motion_modules" in path for path in learning)
 
 
+def test_single_frames_of_the_video_stage_are_nearly_noise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, seen = stage("video", pictures=16), list[torch.Tensor]()
+    denoise = one.model.denoising_unet.forward
+
+    def listen(noisy: torch.Tensor, timestep: torch.Tensor, *rest: object) -> torch.Tensor:
+        seen.append(timestep)
+        return denoise(noisy, timestep, *rest)
+
+    monkeypatch.setattr(one.model.denoising_unet, "forward", listen)
+    for draw in (0, 1):
+        with torch.no_grad():
+            one.loss(one.batch(draw), torch.Generator().manual_seed(3), 0)
+    clips, pictures = seen
+    assert int(pictures.min()) > 700 and int(pictures.max()) <= 999
+    assert int(clips.min()) < 700
+
+
 def regions(one: FilmStage, piece: int, count: int = 400) -> torch.Tensor:
     """Left, top, right and bottom of regions of a piece, as parts of the picture."""
     generator, found = torch.Generator().manual_seed(2), []
