@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -56,6 +57,14 @@ def read_origin(path: Path) -> dict[str, str] | None:
         header = file.metadata() or {}
     origin: dict[str, str] | None = json.loads(header[_HEADER]) if _HEADER in header else None
     return origin
+
+
+def read_training(path: Path) -> dict[str, Any]:
+    """Read what a stage's file says of its training; nothing if it says nothing."""
+    with safe_open(path, "pt") as file:
+        header = file.metadata() or {}
+    record: dict[str, Any] = json.loads(header.get("training", header.get("listening", "{}")))
+    return record
 
 
 def check_origin(what: str, stated: Mapping[str, str] | None, expected: Mapping[str, str]) -> None:

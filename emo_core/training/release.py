@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -29,7 +26,7 @@ from .bench import Bench
 from .journal import Journal, Origin
 from .listening import load_listening
 from .meters import METERS_FILE, PuppetMeter, load_meter, meter_record
-from .origins import check_origin, digest, digests, read_origin
+from .origins import check_origin, digest, digests, read_origin, read_training
 from .report import ROWS, measure_rows
 from .report_films import ReportSettings
 from .report_rows import Row
@@ -53,7 +50,7 @@ def pack(work: Path, output: Path) -> None:
     model.load_state_dict(load_file(network))
     encoder, encoder_config = load_listening(work / "listening.safetensors")
     stages = {
-        name: _training_record(work / f"{name}.safetensors")
+        name: read_training(work / f"{name}.safetensors")
         for name in ("vae", "listening", "images", "video", "speed", "decoder")
         if (work / f"{name}.safetensors").exists()
     }
@@ -178,9 +175,3 @@ def _latest(work: Path, names: tuple[str, ...]) -> Path:
         if (work / f"{name}.safetensors").exists():
             return work / f"{name}.safetensors"
     raise FileNotFoundError(f"{work} has none of {', '.join(names)}; train that stage first")
-
-
-def _training_record(path: Path) -> Any:
-    with safe_open(path, "pt") as file:
-        header = file.metadata() or {}
-    return json.loads(header.get("training", header.get("listening", "{}")))

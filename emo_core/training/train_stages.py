@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 
@@ -29,7 +30,7 @@ from .frames import FramePool
 from .listening import ListeningPlan, ListeningStage, load_listening, save_listening
 from .meter_training import MeterPlan, MeterStage
 from .meters import save_meter
-from .origins import check_origin, digest, digests, origin_header, read_origin
+from .origins import check_origin, digest, digests, origin_header, read_origin, read_training
 from .recipes import RECIPES
 from .speech import make_utterances
 from .stages import VAEStage
@@ -148,7 +149,8 @@ def train_on_films(args: argparse.Namespace) -> None:
     trainer.run()
     trainer.swap_averaged()
     tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
-    header = _record(trainer, {}) | origin_header(origin)
+    began = {"start": read_training(args.start)} if args.start else {}
+    header = _record(trainer, began) | origin_header(origin)
     save_file(tensors, args.work / f"{name}.safetensors", header)
 
 
@@ -267,10 +269,10 @@ def _needed(work: Path, name: str) -> Path:
     return path
 
 
-def _record(trainer: Trainer, measured: dict[str, float]) -> dict[str, str]:
-    """What a stage's file says of its training."""
+def _record(trainer: Trainer, more: Mapping[str, Any]) -> dict[str, str]:
+    """What a stage's file is to say of its training."""
     record = {
         "steps": trainer.step, "minutes": round(trainer.seconds / 60, 1),
-        "date": date.today().isoformat(), **measured,
+        "date": date.today().isoformat(), **more,
     }  # fmt: skip
     return {"training": json.dumps(record)}

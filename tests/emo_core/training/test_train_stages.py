@@ -94,6 +94,8 @@ def test_a_chain_of_stages_is_packed_and_a_broken_one_is_refused(work: Path) -> 
     train(other_work, "video", "--start", str(start))
     begun = read_origin(other_work / "video.safetensors")
     assert begun == {**coders, "start": digest(start)}
+    record = json.loads(header(other_work / "video.safetensors")["training"])
+    assert (record["steps"], record["start"]["steps"]) == (2, 2)
     unchanged = load_file(start), load_file(other_work / "video.safetensors")
     name = next(name for name in unchanged[0] if "speed_attention.to_out" in name)
     assert torch.equal(unchanged[0][name], unchanged[1][name])
