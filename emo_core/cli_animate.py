@@ -56,7 +56,7 @@ def add_animate(commands: Any) -> None:
         "(default: left to the model)")
     add("--face-box", type=box, metavar="X,Y,W,H",
         help="where the face is, in pixels of the upright picture; a larger box leaves the "
-        "head more room, of which emo-tiny makes no use (default: the usual place of a portrait)")
+        "head more room, and it goes farther (default: the usual place of a portrait)")
     add("--size", type=size, metavar="WxH",
         help="width and height of the film, multiples of 64 from 256 to 1024, or portrait for the "
         "portrait's own shape; not for emo-tiny (default: the model's own square)")
