@@ -115,8 +115,9 @@ class FilmStage(Stage):
         """A region that tells how far the head goes in this film.
 
         Half of the time the union box of the piece, which is small whatever the film is like: so a
-        region that fits the head says little. Else that of the whole film, enlarged at random by
-        as much again as the head needs, or everything, the more often the farther it goes.
+        region that fits the head says little. Else that of the whole film, enlarged at random on
+        every side by up to twice the room that it leaves a head, or everything, the more often the
+        farther it goes.
         """
         boxes, whole = self.pieces.boxes[piece], self.pieces.whole[piece]
         room = float((whole[2:] / boxes[:, 2:].mean(0)).mean()) - 1

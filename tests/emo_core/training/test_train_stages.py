@@ -98,6 +98,7 @@ def test_a_chain_of_stages_is_packed_and_a_broken_one_is_refused(work: Path) -> 
     assert (record["steps"], record["start"]["steps"]) == (2, 2)
     unchanged = load_file(start), load_file(other_work / "video.safetensors")
     name = next(name for name in unchanged[0] if "speed_attention.to_out" in name)
+    assert unchanged[0][name].any(), "an untrained start would show nothing"
     assert torch.equal(unchanged[0][name], unchanged[1][name])
     with pytest.raises(ValueError, match=r"vae.safetensors does not hold this network; give what"):
         train(work, "images", "--start", str(work / "vae.safetensors"))
