@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..attention import RelativePositions, Rows
 from ..conditions import Audience
 from ..config import EMOConfig
-from ..face import region_mask, union_box
+from ..face import region_mask
 from ..model import EMO, ClipInputs
 from ..sampling import NUM_TIMESTEPS, alphas_cumprod
 from .dataset import FilmPieces
@@ -42,6 +42,9 @@ _DROP_SPEED = 0.25
 _EVERYTHING = 0.8
 # Chance that a clip is a first one, with zero maps for motion frames.
 _FIRST_CLIP = 0.25
+# Chance in stage 3 that the motion frames of a clip all show the last one. They tell how fast the
+# head was, so that nothing would be learned from the speeds where they are true.
+_HELD = 0.5
 # Largest noise on motion frames, so that the errors of one clip are not carried to the next.
 _MOTION_NOISE = 0.3
 # How much of the timesteps the single frames of stage 2 have, from the noisiest on.
@@ -92,7 +95,7 @@ class FilmStage(Stage):
         def below(limit: int) -> int:
             return int(torch.randint(limit, (), generator=generator))
 
-        piece = below(len(pieces))
+        piece, portrait = below(len(pieces)), below(pieces.portraits.shape[1])
         length, past = pieces.frames.shape[1], temporal.num_motion_frames
         is_first = float(torch.rand((), generator=generator)) < _FIRST_CLIP
         earliest = 0 if is_first or num_frames == 1 else past
@@ -100,31 +103,31 @@ class FilmStage(Stage):
         frames = slice(first, first + num_frames)
         around = slice(first, first + num_frames + 2 * window)
         before = torch.arange(first - past, first)
+        if self.name == "speed" and float(torch.rand((), generator=generator)) < _HELD:
+            before = torch.full_like(before, first - 1)
         return {
-            "portrait": pieces.portraits[piece, below(pieces.portraits.shape[1])].float(),
+            "portrait": pieces.portraits[piece, portrait].float(),
             "frames": pieces.frames[piece, frames].float(),
             "motion": pieces.frames[piece, before.clamp(min=0)].float(),
             "has_motion": torch.tensor(not is_first),
             "audio": pieces.audio[piece, around].float().unfold(0, 2 * window + 1, 1),
             "speed": pieces.speeds[piece, around].unfold(0, 2 * window + 1, 1),
-            "region": self._region(piece, generator),
+            "region": self._region(pieces.faces[piece, portrait], pieces.whole[piece], generator),
             "places": pieces.places[piece, frames],
         }
 
-    def _region(self, piece: int, generator: torch.Generator) -> Tensor:
-        """A region that tells how far the head goes in this film.
+    def _region(self, face: Tensor, whole: Tensor, generator: torch.Generator) -> Tensor:
+        """A region that tells how far the head goes in this film, or the face box of the portrait.
 
-        Half of the time the union box of the piece, which is small whatever the film is like: so a
-        region that fits the head says little. Else that of the whole film, enlarged at random on
-        every side by up to twice the room that it leaves a head, or everything, the more often the
-        farther it goes.
+        Half of the time the face box, which is what most people have and says nothing of the film.
+        Else the union box of the film, enlarged at random on every side by up to the room that it
+        leaves the face, or everything, the more often the more room there is.
         """
-        boxes, whole = self.pieces.boxes[piece], self.pieces.whole[piece]
-        room = float((whole[2:] / boxes[:, 2:].mean(0)).mean()) - 1
+        room = float((whole[2:] / face[2:]).mean()) - 1
         luck = torch.rand(4, generator=generator)
-        box, grow = whole, 2 * room * luck[:2]
+        box, grow = whole, max(room, 0.0) * luck[:2]
         if luck[2] < 0.5:
-            box, grow = torch.tensor(union_box(boxes)), 0.05 * luck[:2]
+            box, grow = face, 0.03 * luck[:2]
         elif luck[3] < _EVERYTHING * min(1.0, (6 * room) ** 2):
             grow = torch.ones(2) / box[2:]
         low, high = box[:2] - grow * box[2:], box[:2] + (1 + grow) * box[2:]

@@ -42,6 +42,13 @@ STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     "report": run.report,
     "joins": run.measure_joins,
 }
+# Options that only these stages look at; another would leave them out in silence.
+_ONLY_FOR = {
+    "start": ("images", "video", "speed"),
+    "sound_only": ("films",),
+    "output": ("pack", "report", "joins"),
+    "rows": ("report", "joins"),
+}
 
 
 def add_train(subparsers: Any) -> None:
@@ -111,13 +118,17 @@ def run_train(args: argparse.Namespace) -> int:
     """Run one stage; see add_train().
 
     Raises:
-        ValueError: if a number is not above 0.
+        ValueError: if a number is not above 0, or the stage does not know an option.
         NotADirectoryError: if the work folder is a file.
     """
     for name in ("minutes", "steps", "count", "threads"):
         value = getattr(args, name)
         if value is not None and not value > 0:
             raise ValueError(f"--{name} must be above 0, got {value}")
+    for name, stages in _ONLY_FOR.items():
+        if getattr(args, name) and args.stage not in stages:
+            option, known = name.replace("_", "-"), ", ".join(stages)
+            raise ValueError(f"--{option} is for {known}, not for {args.stage}; leave it out")
     if args.work.exists() and not args.work.is_dir():
         raise NotADirectoryError(f"--work {args.work} is a file; give a folder")
     if args.rows is not None:

@@ -27,3 +27,20 @@ def test_the_work_folder_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="is a file; give a folder"):
         run("vae", "--work", str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        ("listening", ("--start", "video.safetensors")),
+        ("images", ("--sound-only",)),
+        ("video", ("-o", "video.safetensors")),
+        ("speed", ("--rows", "speech")),
+    ],
+)
+def test_an_option_of_other_stages_is_refused(
+    stage: str, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=f" is for .*, not for {stage}; leave it out"):
+        run(stage, "--work", str(tmp_path / "work"), *words)
+    assert not (tmp_path / "work").exists()
