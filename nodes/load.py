@@ -95,9 +95,10 @@ def load(
         The host's ModelPatcher and VAE.
 
     Raises:
-        ValueError: if the file is something else or incomplete, or the choices are for other
-            weights; one sentence.
+        ValueError: if the file is something else or incomplete, or replaced meanwhile, or the
+            choices are for other weights; one sentence.
     """
+    before = file_stamp(path)
     try:
         file, config = open_checkpoint(path, variant)
     except WrongKind as error:
@@ -118,6 +119,8 @@ def load(
     _fill(model.diffusion_model, file, _BACKBONE, place)
     out = patcher(model, place, EMOPatcher)
     parts = replace(_parts(file, config, place, reproduce), vae=weights_of(vae))
+    if file_stamp(path) != before:  # else kept clips would be filed under weights of another file
+        raise ValueError(f"{path.name} was replaced while it was read; queue again")
     out.set_attachments(ATTACHMENT, parts)
     out.add_callback(comfy.patcher_extension.CallbacksMP.ON_CLEANUP, _forget)
     return out, vae

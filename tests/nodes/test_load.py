@@ -98,6 +98,21 @@ def test_a_replaced_file_is_loaded_again(loader: Any, folder: Path) -> None:
     assert mark(model_name=path.name, dtype="auto") == path.name
 
 
+def test_a_file_replaced_while_it_is_read_is_refused(
+    loader: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights of one file under the name of another would be found again in kept clips."""
+    path, check = save_model(folder / "a.safetensors"), loader.check_fit
+
+    def meanwhile(*args: Any) -> None:
+        check(*args)
+        os.utime(path, (3, 3))
+
+    monkeypatch.setattr(loader, "check_fit", meanwhile)
+    with pytest.raises(ValueError, match="was replaced while it was read"):
+        loader.load(path)
+
+
 def test_the_embedded_model_hears_without_the_rest(loader: Any) -> None:
     hearing = loader.embedded_hearing()
     assert hearing.model.description and sum(p.numel() for p in hearing.model.parameters()) < 1e6
