@@ -25,6 +25,8 @@ _TRAINING = {
     "puppet": "draw a puppet of the training world, still or speaking, with its truth",
     "train": "train emo-tiny, stage by stage",
 }
+_LEFT = "nothing was left under the output's name"
+_LEFT_BY_TRAINING = "the same command goes on where the last checkpoint or journal is"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -46,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     show_trace = "--traceback" in words
+    left = _LEFT_BY_TRAINING if words[:1] == ["train"] else _LEFT
     try:
         args = _parser(words).parse_args(words)
         with _notices(args.command), signals_end():
@@ -54,9 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # argparse: help, or a mistake it has told
         return end.code if isinstance(end.code, int) else 2
     except Ended as end:
-        return _say(f"{end}; nothing was left under the output's name", end.code)
+        return _say(f"{end}; {left}", end.code)
     except KeyboardInterrupt:
-        return _say("interrupted; nothing was left under the output's name", 130)
+        return _say(f"interrupted; {left}", 130)
     except (ValueError, OSError, MemoryError) as error:
         if show_trace:
             traceback.print_exc()

@@ -48,7 +48,8 @@ def convert(
         progress: told of (bytes written, bytes in all).
 
     Raises:
-        ValueError: if the source is something else or incomplete, or the ending is another.
+        ValueError: if the source is something else or incomplete, or the ending is another, or
+            .pth for weights that are not Hallo's.
         OSError: if a file is missing or cannot be written.
     """
     endings = (".safetensors", ".pth")
@@ -62,6 +63,11 @@ def convert(
     check_fit(file, skeleton(file, config))
     names = list(file.shapes)
     if output.suffix.lower() == ".pth":
+        if config.audio.attention != "masked3":
+            raise ValueError(
+                f"a .pth holds the network of Hallo's weights alone, and {config.name} is no such "
+                "model; choose a name that ends in .safetensors"
+            )
         names = [name for name in names if name.startswith(_NETWORK)]
         with appearing(output) as partial:
             torch.save({name.removeprefix(_NETWORK): file.read(name) for name in names}, partial)

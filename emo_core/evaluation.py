@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -31,7 +32,12 @@ from .measurements import (
     pearson,
     sharpness,
 )
+from .pictures import fit_portrait, read_picture
 from .truth import Truth, read_truth
+
+logger = logging.getLogger(__name__)
+
+_DRIFT_SECONDS = 10  # below, the first and the last 5 s would be the same frames
 
 
 class Read(Protocol):
@@ -120,6 +126,7 @@ def evaluate_film(
     own = meters.read(portrait[None]).identity
     errors = meters.identity_error(read.identity, own)
     expected = math.ceil(waveform.shape[-1] * Fraction(fps) / rate)
+    _compare_lengths(len(frames), expected, "its sound")
     speed = head_speed_of(read.pose, fps)
     result: dict[str, Any] = {
         "figures": PUPPET_FIGURES if truth else PROXY_FIGURES,
@@ -127,7 +134,7 @@ def evaluate_film(
         "frames_of_the_sound": expected,
         "fps": float(fps),
         "identity_error": float(errors.mean()),
-        "identity_drift": drift(errors, fps),
+        "identity_drift": drift(errors, fps) if len(frames) >= _DRIFT_SECONDS * fps else math.nan,
         "head_speed": float(speed.mean()),
         "sharpness": sharpness(frames),
     }
@@ -135,6 +142,7 @@ def evaluate_film(
         loudness = loudness_of(waveform, rate, fps, len(frames))
         result |= _follow("mouth_against_loudness", read.mouth[:, 0], loudness)
     else:
+        _compare_lengths(len(frames), math.ceil(len(truth.mouth) * fps / truth.fps), "the truth")
         result |= _against_truth(read, truth.at(Fraction(fps), len(frames)), fps)
     if clips:
         jump = join_jump(frames, clips)
@@ -142,11 +150,19 @@ def evaluate_film(
     return {name: _plain(value) for name, value in result.items()}
 
 
+def _compare_lengths(count: int, other: int, what: str) -> None:
+    if abs(count - other) > 1:
+        logger.warning(
+            "the film has %d frames, but %s asks for %d: do they belong together?",
+            count, what, other,
+        )  # fmt: skip
+
+
 def _follow(name: str, measured: Tensor, wanted: Tensor) -> dict[str, float]:
     lag, score = best_lag(measured, wanted)
     return {
         f"{name}_r": pearson(measured, wanted),
-        f"{name}_best_lag": lag,
+        f"{name}_best_lag": math.nan if math.isnan(score) else lag,
         f"{name}_best_lag_r": score,
     }
 
@@ -177,7 +193,7 @@ def evaluate_file(
 
     Args:
         video: a film PyAV reads; where its clips meet is taken from its metadata.
-        portrait: the picture it was made from; its middle is taken if the shapes differ.
+        portrait: the picture it was made from; cut as `emo animate` does if the shapes differ.
         sound: its sound, or any film or sound PyAV reads.
         truth: truth.json of a puppet film.
 
@@ -192,7 +208,7 @@ def evaluate_file(
     known = read_truth(truth) if truth else None
     frames, fps, metadata = files.read_video(video)
     frames = torch.as_tensor(frames).permute(0, 3, 1, 2)
-    picture = _read_portrait(portrait, frames.shape[-2], frames.shape[-1])
+    picture = fit_portrait(read_picture(portrait), (frames.shape[-2], frames.shape[-1])).picture
     clips = _clips(metadata)
     return evaluate_film(frames, Fraction(fps), picture, files.read_sound(sound), known, clips)
 
@@ -207,18 +223,3 @@ def _clips(metadata: Mapping[str, Any]) -> int | list[int] | None:
         return starts
     value = str(notes.get("clip_length", ""))
     return int(value) if value.isdigit() and int(value) > 0 else None
-
-
-def _read_portrait(path: Path, height: int, width: int) -> Tensor:
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            picture = ImageOps.exif_transpose(image).convert("RGB")
-    except UnidentifiedImageError as error:
-        raise ValueError(
-            f"portrait {path} must be a picture Pillow reads, got something else"
-        ) from error
-    fitted = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
-    data = torch.frombuffer(bytearray(fitted.tobytes()), dtype=torch.uint8)
-    return data.reshape(height, width, 3).permute(2, 0, 1)

@@ -63,7 +63,10 @@ class Kept(Protocol):
     """Clips that were sampled before: kept.KeptClips is one."""
 
     def get(self, plan: ClipPlan) -> Tensor | None:
-        """All latents (F, C, h, w) that a clip was sampled with, or None; asked clip by clip."""
+        """All latents that a clip was sampled with, or None; asked clip by clip.
+
+        They are (F, C, h, w) with the F frames of a clip, of which the film keeps `plan.kept`.
+        """
         ...
 
     def put(self, plan: ClipPlan, latents: Tensor) -> None:

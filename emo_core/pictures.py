@@ -225,7 +225,8 @@ def check_pixel_box(box: Box, width: int, height: int, what: str = "face") -> No
     if x < 0 or y < 0 or x + box_width > width or y + box_height > height:
         raise ValueError(
             f"the {what} box {_text(box)} (X,Y,W,H in pixels) reaches outside the picture of "
-            f"{width}x{height} pixels; keep X+W within {width} and Y+H within {height}"
+            f"{width}x{height} pixels; keep X and Y at 0 or above, X+W within {width} and Y+H "
+            f"within {height}"
         )
 
 

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from einops import rearrange
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .attention import attend
 from .vae_config import VAEConfig
+from .weight_writer import save_whole
 
 METADATA_KEY = "vae_config"
 _FRAMES_AT_ONCE, _PIXELS_AT_ONCE = 4, 4 * 512 * 512
@@ -273,7 +273,7 @@ def save_vae(vae: AutoencoderKL, path: Path, metadata: Mapping[str, str]) -> Non
         metadata: further entries of the file's header.
     """
     tensors = {name: t.detach().cpu().contiguous() for name, t in vae.state_dict().items()}
-    save_file(tensors, path, {**metadata, METADATA_KEY: vae.config.to_json()})
+    save_whole(path, tensors, {**metadata, METADATA_KEY: vae.config.to_json()})
 
 
 def load_vae(path: Path, device: torch.device | str = "cpu") -> AutoencoderKL:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 Progress = Callable[[int, int], None]
@@ -35,6 +36,12 @@ def appearing(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def save_whole(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Write tensors that are in memory; the file of that name is replaced only by a whole one."""
+    with appearing(path) as partial:
+        save_file(dict(tensors), partial, dict(header))
 
 
 def write_safetensors(

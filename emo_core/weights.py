@@ -26,7 +26,7 @@ from .model import EMO
 from .vae import AutoencoderKL
 from .vae_config import VAEConfig
 from .weight_files import EMO_KIND, Kind, WeightFile, kind_of, open_weights
-from .weight_writer import appearing
+from .weight_writer import save_whole
 
 logger = logging.getLogger(__name__)
 
@@ -251,14 +251,7 @@ def save_checkpoint(
             if not bool(torch.isfinite(value).all()):
                 raise ValueError(f"the weight {prefix}{name} is not finite in {dtype}")
             tensors[prefix + name] = value
-    _write(path, tensors, header)
-
-
-def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
-    from safetensors.torch import save_file
-
-    with appearing(path) as partial:
-        save_file(tensors, partial, header)
+    save_whole(path, tensors, header)
 
 
 def audio_encoder_config(header: Mapping[str, str]) -> AudioEncoderConfig | None:

@@ -49,6 +49,7 @@ def add_puppet(subparsers: Any) -> argparse.ArgumentParser:
     """
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "puppet",
+        allow_abbrev=False,
         help="draw a puppet of the training world, still or speaking, with its truth",
         description="Draw a puppet of the training world. A .png is its portrait; a film shows "
         "it saying a text (espeak-ng or flite must be installed) or a sound whose phones are "
@@ -130,7 +131,12 @@ def run_puppet(args: argparse.Namespace) -> int:
             _write_picture(output, next(pictures)[0])
         else:
             _write_film(output, pictures, args.size, recording)
-    logger.info("wrote %s: %d frames", args.output, len(controls))
+    box = [round(args.size * side) for side in face_boxes(identity, controls)[0].tolist()]
+    logger.info(
+        "wrote %s: %d frame%s; the face%s: --face-box %d,%d,%d,%d",
+        args.output, len(controls), "s" * (len(controls) > 1),
+        " in the first" * (len(controls) > 1), *box,
+    )  # fmt: skip
     return 0
 
 

@@ -1,7 +1,7 @@
 """Films as the stages of the denoiser read them, and puppet films made into them.
 
-The trainer knows films only through `FilmPiece`: portraits, frames, sound features, face boxes and
-head speeds. Puppets are one source; films of people are another, for whoever has them.
+The trainer knows films only through `FilmPieces`: portraits, frames, sound features, face boxes
+and head speeds. Puppets are one source; films of people are another, for whoever has them.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..audio import AudioEncoder, encode_sound
 from ..face import union_box
 from ..vae import AutoencoderKL
+from ..weight_writer import save_whole
 from .acting import FRAME_RATE, head_speed
 from .frames import find_places
 from .identities import Identity
@@ -62,10 +62,8 @@ class FilmPieces:
             path: the file.
             header: text entries, such as the origin of the latents and the sound features.
         """
-        partial = path.with_suffix(".partial")
         tensors = {field.name: getattr(self, field.name).contiguous() for field in fields(self)}
-        save_file(tensors, partial, dict(header or {}))
-        partial.replace(path)
+        save_whole(path, tensors, header or {})
 
     @classmethod
     def load(cls, paths: Sequence[Path]) -> FilmPieces:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..attention import RelativePositions, Rows
 from ..conditions import Audience
 from ..config import EMOConfig
-from ..face import region_mask
+from ..face import CENTRED_PRIOR, region_mask
 from ..model import EMO, ClipInputs
 from ..sampling import NUM_TIMESTEPS, alphas_cumprod
 from .dataset import FilmPieces
@@ -38,8 +38,12 @@ StageName = Literal["images", "video", "speed"]
 # needs. The paper mentions no condition dropout; Hallo's is 0.05 for each.
 _DROP_ALL, _DROP_AUDIO, _DROP_REFERENCE = 0.08, 0.05, 0.02
 _DROP_SPEED = 0.25
-# Chance of a region of everything for the films whose heads go farthest.
-_EVERYTHING = 0.8
+# Chances of a region that is the centred prior, or the portrait's face box; by how much more, at
+# most, the latter reaches on each side.
+_PRIOR, _FACE_BOX, _MARGIN = 0.2, 0.3, 0.03
+# Chance of a region of everything for films whose heads have this much room and more, as a part of
+# a face box; with less room it falls with its square.
+_EVERYTHING, _FARTHEST = 0.8, 1 / 6
 # Chance that a clip is a first one, with zero maps for motion frames.
 _FIRST_CLIP = 0.25
 # Chance in stage 3 that the motion frames of a clip all show the last one. They tell how fast the
@@ -47,7 +51,7 @@ _FIRST_CLIP = 0.25
 _HELD = 0.5
 # Largest noise on motion frames, so that the errors of one clip are not carried to the next.
 _MOTION_NOISE = 0.3
-# How much of the timesteps the single frames of stage 2 have, from the noisiest on.
+# The part of u (see loss()) that single frames of stage 2 are drawn from: timesteps above 708.
 _PICTURE_NOISE = 0.35
 # How much more the loss weighs the middle of a mouth and of an eye.
 _MOUTH, _EYE = 4.0, 1.5
@@ -117,18 +121,21 @@ class FilmStage(Stage):
         }
 
     def _region(self, face: Tensor, whole: Tensor, generator: torch.Generator) -> Tensor:
-        """A region that tells how far the head goes in this film, or the face box of the portrait.
+        """A region that says nothing of the film, or one that tells how far the head goes in it.
 
-        Half of the time the face box, which is what most people have and says nothing of the film.
-        Else the union box of the film, enlarged at random on every side by up to the room that it
-        leaves the face, or everything, the more often the more room there is.
+        Half of the time what most people have: the face box, at most 3 % larger on each side, or
+        the centred prior, in which the head need not be. Else the union box of the film, enlarged
+        at random on every side by up to the room that it leaves the face, or everything, the more
+        often the more room there is.
         """
         room = float((whole[2:] / face[2:]).mean()) - 1
         luck = torch.rand(4, generator=generator)
         box, grow = whole, max(room, 0.0) * luck[:2]
-        if luck[2] < 0.5:
-            box, grow = face, 0.03 * luck[:2]
-        elif luck[3] < _EVERYTHING * min(1.0, (6 * room) ** 2):
+        if luck[2] < _PRIOR:
+            box, grow = torch.tensor(CENTRED_PRIOR), torch.zeros(2)
+        elif luck[2] < _PRIOR + _FACE_BOX:
+            box, grow = face, _MARGIN * luck[:2]
+        elif luck[3] < _EVERYTHING * min(1.0, (room / _FARTHEST) ** 2):
             grow = torch.ones(2) / box[2:]
         low, high = box[:2] - grow * box[2:], box[:2] + (1 + grow) * box[2:]
         low, high = low.clamp(0, 1), high.clamp(0, 1)
@@ -143,7 +150,7 @@ class FilmStage(Stage):
         """Squared error of the prediction, weighed up at mouths and eyes.
 
         Timesteps are drawn towards noise (u^0.8), where the conditions decide; of the single frames
-        between clips only the noisiest third, where the pose shows and the brows do not yet.
+        between clips only the noisiest three tenths, where the pose shows and the brows do not yet.
         """
         model, frames = self.model, batch["frames"]
         count, device = len(frames), frames.device
@@ -225,14 +232,14 @@ def draw_audience(count: int, generator: torch.Generator, device: torch.device) 
     )
 
 
-def initialise(model: EMO, generator_seed: int) -> None:
+def initialise(model: EMO, seed: int) -> None:
     """Give a model without pretrained weights its start.
 
     Attentions know distances from the start (RelativePositions); what a layer adds to its input
     starts full for the portrait, at a half for sound, at a tenth for time and at nothing for speed,
     in the order in which they should be learned.
     """
-    torch.manual_seed(generator_seed)
+    torch.manual_seed(seed)
     scales = [(1.0, 2.0, 4.0, 100.0)[head % 4] for head in range(model.config.unet.num_heads)]
     # Children first: a table of positions would else forget its start by its own layer's reset.
     for module in reversed(list(model.modules())):
@@ -251,7 +258,10 @@ def initialise(model: EMO, generator_seed: int) -> None:
 
 
 def _late(error: Tensor, timestep: Tensor, where: Tensor) -> Tensor:
-    """Mean error `where` it counts over samples that are nearly noise: what conditions decide."""
+    """Mean error `where` it counts over samples that are nearly noise: what conditions decide.
+
+    nan where the batch has no such sample.
+    """
     late = (timestep > 0.7 * NUM_TIMESTEPS).float()[:, None, None, None, None]
     count = (late * where).sum() * error.shape[2]
-    return (late * error).sum() / count.clamp(min=1)
+    return (late * error).sum() / count

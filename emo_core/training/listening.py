@@ -24,6 +24,7 @@ from ..audio_encoder import AudioEncoderConfig, build_audio_encoder
 from ..logmel import LogMelEncoder, log_mel
 from ..measurements import pearson
 from ..waveform import SAMPLE_RATE, num_frames
+from ..weight_writer import save_whole
 from .acting import FRAME_RATE
 from .hearing_damage import warp_bands
 from .listening_data import STRIDE, TARGETS, draw_batch, join_stream
@@ -171,14 +172,12 @@ def save_listening(
         report: how long it was trained and what it measured; anything JSON can hold.
         header: further entries of the file's header.
     """
-    from safetensors.torch import save_file
-
     state = {f"audio_encoder.{k}": v.contiguous() for k, v in encoder.state_dict().items()}
     about = {
         "audio_encoder": json.dumps(plan.encoder.to_dict()),
         "listening": json.dumps({"plan": asdict(plan), "report": dict(report)}),
     }
-    save_file(state, path, {**about, **(header or {})})
+    save_whole(path, state, {**about, **(header or {})})
 
 
 def load_listening(path: Path) -> tuple[AudioEncoder, AudioEncoderConfig]:

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..weight_writer import save_whole
 from .readings import SCALARS, Readings, readings_of
 
 METERS_FILE = Path(__file__).with_name("meters.safetensors")
@@ -204,7 +204,7 @@ def save_meter(meter: PuppetMeter, path: Path, record: dict[str, Any]) -> None:
     }
     header = {"kind": KIND, "config": json.dumps(config), "record": json.dumps(record)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(half, path, metadata=header)
+    save_whole(path, half, header)
 
 
 def load_meter(path: Path = METERS_FILE) -> PuppetMeter:

@@ -24,6 +24,8 @@ from typing import Any
 
 import torch
 
+from ..devices import find_device
+from ..weights import find_checkpoint
 from . import train_stages as run
 from .join_films import chosen_options
 from .report import chosen_rows
@@ -42,19 +44,31 @@ STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     "report": run.report,
     "joins": run.measure_joins,
 }
-# Options that only these stages look at; another would leave them out in silence.
-_ONLY_FOR = {
-    "start": ("images", "video", "speed"),
+_TRAINED = ("vae", "listening", "meters", "images", "video", "speed", "decoder")
+# Trained until they are told to stop; the others of _TRAINED know how long they take.
+_ENDLESS = ("vae", "images", "video", "speed", "decoder")
+_MEASURED = ("report", "joins")
+# Which stages look at an option; another would leave it out in silence.
+_ONLY_FOR: dict[str, tuple[str, ...]] = {
+    "count": ("voices", "films", *_MEASURED),
+    "device": ("films", *_TRAINED),
+    "first": ("films",),
+    "minutes": (*_TRAINED, "joins"),
+    "model": _MEASURED,
+    "output": ("pack", *_MEASURED),
+    "rows": _MEASURED,
     "sound_only": ("films",),
-    "output": ("pack", "report", "joins"),
-    "rows": ("report", "joins"),
+    "start": ("images", "video", "speed"),
+    "steps": _TRAINED,
 }
+_DEFAULTS = {"device": "cpu", "first": 0, "model": "emo-tiny"}
 
 
 def add_train(subparsers: Any) -> None:
     """Add `emo train` to the command line."""
     parser = subparsers.add_parser(
         "train",
+        allow_abbrev=False,
         help="train emo-tiny, stage by stage",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -70,40 +84,42 @@ def add_train(subparsers: Any) -> None:
     parser.add_argument(
         "--minutes",
         type=float,
-        help="minutes of training, resumptions included; joins: of each film (1)",
+        help="minutes of training, resumptions included; these or --steps are needed for vae, "
+        "images, video, speed and decoder (meters: 25); joins: of each film (1)",
     )
-    parser.add_argument("--steps", type=int, help="steps of training, resumptions included")
+    parser.add_argument(
+        "--steps", type=int, help="steps of training, resumptions included (listening: 4000)"
+    )
     parser.add_argument(
         "--count",
         type=int,
-        help="voices: utterances (2600); films: puppets (2600); report: films (24); joins: films "
-        "of each option (4)",
+        help="voices: utterances (2600); films: puppets, in hundreds (2600); report: films (24); "
+        "joins: films of each option (4)",
     )
     parser.add_argument(
         "--start",
         type=Path,
         metavar="FILE",
         help="images, video, speed: weights to begin with, such as video.safetensors of another "
-        "work folder with the same films (default: those of the stage before)",
+        "work folder with the same films (default: those of the stage before); give it again to go "
+        "on",
     )
-    parser.add_argument("--first", type=int, default=0, help="films: seed of the first puppet")
+    parser.add_argument("--first", type=int, help="films: seed of the first puppet (0)")
     parser.add_argument(
         "--sound-only",
         action="store_true",
-        help="films: only the sound features, after a new audio encoder",
+        help="films: only the sound features of files that are there, after a new audio encoder",
     )
     parser.add_argument("--seed", type=int, default=0, help="of weights, data order and noise")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, auto, ... (default: cpu)")
     parser.add_argument(
         "-o",
         "--output",
         type=Path,
         help="pack: the checkpoint to write; report, joins: the Markdown file",
     )
-    parser.add_argument(
-        "--model", default="emo-tiny", help="report, joins: name or file of a checkpoint"
-    )
+    parser.add_argument("--model", help="report, joins: name or file of a checkpoint (emo-tiny)")
     parser.add_argument(
         "--rows",
         metavar="NAMES",
@@ -118,26 +134,63 @@ def run_train(args: argparse.Namespace) -> int:
     """Run one stage; see add_train().
 
     Raises:
-        ValueError: if a number is not above 0, or the stage does not know an option.
+        ValueError: if a number is out of range, the stage does not know an option, needs an end,
+            or could not write its result.
+        FileNotFoundError: if there is no such checkpoint.
         NotADirectoryError: if the work folder is a file.
     """
+    _check(args)
+    given = {name: getattr(args, name) for name in _DEFAULTS}
+    vars(args).update({name: _DEFAULTS[name] for name, value in given.items() if value is None})
+    if args.stage in _MEASURED:
+        _check_report(args)
+    device = find_device(args.device)
+    args.device = str(device)
+    if device.index:
+        torch.cuda.set_device(device)  # accelerate takes the current one
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.stage != "pack":
+        args.work.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(args.seed)
+    STAGES[args.stage](args)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what cannot work before anything is made; see run_train()."""
     for name in ("minutes", "steps", "count", "threads"):
         value = getattr(args, name)
         if value is not None and not value > 0:
             raise ValueError(f"--{name} must be above 0, got {value}")
+    for name in ("seed", "first"):
+        if not 0 <= (getattr(args, name) or 0) < 2**63:
+            raise ValueError(f"--{name} must be 0 to 2^63 - 1, got {getattr(args, name)}")
     for name, stages in _ONLY_FOR.items():
-        if getattr(args, name) and args.stage not in stages:
+        if getattr(args, name) not in (None, False) and args.stage not in stages:
             option, known = name.replace("_", "-"), ", ".join(stages)
             raise ValueError(f"--{option} is for {known}, not for {args.stage}; leave it out")
+    if args.stage in _ENDLESS and args.steps is None and args.minutes is None:
+        raise ValueError(
+            f"{args.stage} is trained until it is told to stop; give --minutes, --steps or both"
+        )
     if args.work.exists() and not args.work.is_dir():
         raise NotADirectoryError(f"--work {args.work} is a file; give a folder")
+    output = args.output
+    if output is not None and (output.is_dir() or not output.parent.is_dir()):
+        raise ValueError(
+            f"-o {output} must be a file in a folder that exists; make the folder or change the "
+            "name"
+        )
+
+
+def _check_report(args: argparse.Namespace) -> None:
+    """Refuse what would cost hours of measuring."""
+    if args.output is not None and args.output.suffix == ".json":
+        raise ValueError(f"-o {args.output} is to be Markdown; a .json is written beside it")
     if args.rows is not None:
         check = chosen_options if args.stage == "joins" else chosen_rows
-        check(args.rows)  # a typo must not cost an hour
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    args.work.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(args.seed)
-    STAGES[args.stage](args)
-    return 0
+        check(args.rows)
+    if not (path := find_checkpoint(args.model)).is_file():
+        raise FileNotFoundError(f"--model {path} does not exist; give a checkpoint or emo-tiny")

@@ -15,13 +15,15 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from ..audio_encoder import tiny_logmel
 from ..model import EMO
 from ..presets import tiny
 from ..vae import AutoencoderKL, load_vae, save_vae
 from ..vae_config import VAEConfig
+from ..weight_files import open_weights
+from ..weight_writer import save_whole
 from . import fast_norm
 from .dataset import FilmPieces, PuppetFilms
 from .fast_layers import channels_last, operations
@@ -139,6 +141,7 @@ def train_on_films(args: argparse.Namespace) -> None:
         initialise(model, args.seed)
     else:
         path = args.start or _needed(args.work, before)
+        open_weights(path, "file", "what `emo train images`, `video` or `speed` left")
         check_origin(path.name, read_origin(path), origin)
         _load_network(model, path)
         origin[before] = digest(path)
@@ -151,7 +154,7 @@ def train_on_films(args: argparse.Namespace) -> None:
     tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
     began = {"start": read_training(args.start)} if args.start else {}
     header = _record(trainer, began) | origin_header(origin)
-    save_file(tensors, args.work / f"{name}.safetensors", header)
+    save_whole(args.work / f"{name}.safetensors", tensors, header)
 
 
 def _load_network(model: EMO, path: Path) -> None:

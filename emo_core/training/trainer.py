@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import time
 from importlib.util import find_spec
@@ -153,7 +154,7 @@ class Trainer:
             self._ema[name].copy_(kept)
 
     def _log(self, logs: list[dict[str, Tensor]], rate: float) -> None:
-        parts = {name: float(sum(log[name] for log in logs) / len(logs)) for name in logs[0]}
+        parts = {name: _mean([log[name] for log in logs]) for name in logs[0]}
         line = {"step": self.step, **parts, "rate": rate, "seconds": round(self.seconds, 2)}
         if not self._is_main():
             return
@@ -202,6 +203,8 @@ class Trainer:
 
     def _resume(self) -> None:
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        if "start" in (state.get("origin") or {}) and "start" not in self.stage.origin:
+            raise ValueError(f"{self.checkpoint} began with --start; give it again to go on")
         check_origin(str(self.checkpoint), state.get("origin"), self.stage.origin)
         self.stage.modules.load_state_dict(state["modules"])
         for name, tensor in state["averaged"].items():
@@ -212,6 +215,12 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
         self._saved = (self.step, self.seconds)
         logger.info("resumed %s at step %d", self.stage.name, self.step)
+
+
+def _mean(values: list[Tensor]) -> float | None:
+    """The mean of what the steps measured; None if no step could (nan)."""
+    mean = float(torch.stack(values).nanmean())
+    return None if math.isnan(mean) else mean
 
 
 def _accelerator(settings: TrainSettings) -> Any:

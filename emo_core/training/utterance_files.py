@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..weight_writer import save_whole
 from .phones import PHONES, mouth_track
 from .voices import Utterance
 
@@ -22,8 +23,6 @@ def save_utterances(path: str | Path, utterances: Sequence[Utterance]) -> None:
         path: the file to write.
         utterances: with phones named as in PHONES.
     """
-    from safetensors.torch import save_file
-
     mouths = [mouth_track(one.phones, one.num_frames) for one in utterances]
     phones = [phone for one in utterances for phone in one.phones]
     tensors = {
@@ -37,7 +36,7 @@ def save_utterances(path: str | Path, utterances: Sequence[Utterance]) -> None:
     }
     about = [{"voice": one.voice, "text": one.text, "kind": one.kind} for one in utterances]
     metadata = {"utterances": json.dumps(about), "phones": json.dumps(PHONES), "fps": "25"}
-    save_file(tensors, str(path), metadata)
+    save_whole(Path(path), tensors, metadata)
 
 
 def load_utterances(path: str | Path) -> list[Utterance]:

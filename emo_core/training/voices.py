@@ -240,9 +240,10 @@ def speak(
     engine = _espeak()
     engine.set_voice(voice)
     sound, phones = engine.synthesise(text, rate=rate, pitch=pitch, range=pitch_range)
-    if not len(sound):
+    said = _correct(parse_phones(phones))
+    if all(name == PAUSE for _, _, name in said):  # of "..." the engine gives a little sound
         raise ValueError(f"text must have something to say, got {text!r}; give words")
-    return Utterance(resample(sound, engine.rate), _correct(parse_phones(phones)), voice, text)
+    return Utterance(resample(sound, engine.rate), said, voice, text)
 
 
 def speak_flite(text: str, voice: str) -> Utterance:

@@ -143,6 +143,8 @@ BAD = [
     ({"clips_limit": 0}, "clips limit must be above 0 GB, got 0; --no-clips keeps nothing"),
     ({"clips_limit": "nan"}, "clips limit must be above 0 GB"),
     ({"clips_limit": "x"}, "invalid float"),
+    ({"clips": "text.txt"}, "text.txt is a file; give a folder"),
+    ({"face_embedding": "no.npy"}, "the face embedding no.npy does not exist"),
     ({"device": "warp"}, "device 'warp' is unknown"),
     ({"device": "cuda:77"}, "does not exist on this machine"),
     ({"output": "film.avi"}, "ends in .mp4, .mov, .mkv, got the ending .avi"),
@@ -228,6 +230,21 @@ def test_ctrl_c_ends_with_130(
     assert code == 130
     assert err == "emo: interrupted; nothing was left under the output's name\n"
     assert not (tmp_path / "film.mp4").exists()
+
+
+def test_a_training_that_is_interrupted_says_that_it_goes_on(
+    emo: Emo, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from emo_core.training import train_command
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(train_command.STAGES, "voices", interrupted)
+    code, _, err = emo("train", "voices", "--work", str(tmp_path))
+    assert code == 130
+    assert err.endswith("interrupted; the same command goes on where the last checkpoint or "
+                        "journal is\n")  # fmt: skip
 
 
 @pytest.fixture(params=["SIGTERM", "SIGHUP"])

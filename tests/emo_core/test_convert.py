@@ -15,7 +15,7 @@ from torch import Tensor
 from emo_core.cli import main
 from emo_core.convert import convert
 from emo_core.weight_writer import write_safetensors
-from emo_core.weights import load_model
+from emo_core.weights import find_checkpoint, load_model
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +98,7 @@ def _umask() -> int:
         ("net.pth", "no/x.safetensors", "does not exist; make it"),
         ("no.pth", "x.safetensors", "does not exist"),
         ("vae.safetensors", "x.safetensors", "is a VAE and not an EMO checkpoint"),
+        ("tiny.safetensors", "x.pth", "emo-tiny is no such model; choose a name that ends in"),
     ],
 )
 def test_mistakes(
@@ -105,6 +106,7 @@ def test_mistakes(
     source: str, output: str, sentence: str,
 ) -> None:  # fmt: skip
     (tmp_path / "net.pth").symlink_to(net)
+    (tmp_path / "tiny.safetensors").symlink_to(find_checkpoint("emo-tiny"))
     parts = ("encoder.conv_in.weight", "decoder.conv_in.weight", "post_quant_conv.weight")
     save_file({name: torch.zeros(1) for name in parts}, tmp_path / "vae.safetensors")
     before = sorted(path.name for path in tmp_path.iterdir())

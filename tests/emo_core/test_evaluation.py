@@ -68,6 +68,34 @@ def test_a_perfect_film(film: Tensor, truth: Truth) -> None:
     assert result["join_ratio"] > 0
 
 
+def test_drift_is_of_films_with_a_first_and_a_last_part() -> None:
+    errors = torch.linspace(0.1, 0.5, 250)[:, None]
+    film = paint(torch.zeros(250, 2), torch.zeros(250, 3), errors.expand(-1, 3))
+    portrait, sound = film[0] * 0, (torch.zeros(1, 250 * 640), 16000)
+    whole = evaluate_film(film, Fraction(25), portrait, sound, meters=CornerMeters())
+    assert whole["identity_drift"] == pytest.approx(0.4 / 0.2, rel=0.01)
+    short = evaluate_film(film[1:], Fraction(25), portrait, sound, meters=CornerMeters())
+    assert short["identity_drift"] is None
+
+
+def test_what_does_not_belong_together_is_said(
+    film: Tensor, truth: Truth, caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluate_film(film, Fraction(25), film[0], SOUND, truth, meters=CornerMeters())
+    assert not caplog.text
+    long = (torch.zeros(1, 60 * 640), 16000)
+    result = evaluate_film(film[:20], Fraction(25), film[0], long, truth, meters=CornerMeters())
+    assert "the film has 20 frames, but its sound asks for 60" in caplog.text
+    assert "the film has 20 frames, but the truth asks for 48" in caplog.text
+    assert result["frames"] == 20
+
+
+def test_a_mouth_that_follows_nothing_has_no_lag(truth: Truth) -> None:
+    still = paint(torch.zeros(48, 2), truth.pose, torch.zeros(48, 3))
+    result = evaluate_film(still, Fraction(25), still[0], SOUND, truth, meters=CornerMeters())
+    assert result["mouth_openness_r"] is None and result["mouth_openness_best_lag"] is None
+
+
 def test_a_late_mouth_is_found(truth: Truth) -> None:
     late = paint(truth.mouth.roll(2, 0), truth.pose, torch.zeros(48, 3))
     result = evaluate_film(late, Fraction(25), late[0], SOUND, truth, None, CornerMeters())

@@ -3,6 +3,7 @@
 import argparse
 import ctypes.util
 import json
+import logging
 import wave
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 from emo_core.training.commands import add_puppet, read_phones
+from emo_core.training.identities import make_identity
+from emo_core.training.puppets import face_boxes, portrait_controls
 
 av = pytest.importorskip("av")
 
@@ -48,6 +51,17 @@ def test_a_portrait_is_a_square_picture_and_always_the_same(tmp_path: Path) -> N
     assert first.shape == (64, 64, 3)
     assert first.std() > 20
     assert np.array_equal(first, np.asarray(Image.open(tmp_path / "two.png")))
+
+
+def test_the_face_box_is_said_as_animate_takes_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        puppet("--seed", 1000001, "-o", tmp_path / "one.png", "--size", 64)
+    said = caplog.text.split("--face-box ")[1].split()[0]
+    controls = portrait_controls(1000001)
+    wanted = face_boxes(make_identity(1000001), controls)[0] * 64
+    assert [int(side) for side in said.split(",")] == [round(side) for side in wanted.tolist()]
 
 
 def test_a_film_has_a_frame_a_truth_and_its_sound(tmp_path: Path, said: list[object]) -> None:

@@ -185,3 +185,10 @@ def test_singing_holds_vowels() -> None:
     held = [end - start for start, end, name in song.phones if name[0] in "AEIOU"]
     assert max(held) > 0.3 and song.kind == "singing"
     assert mouth_track(song.phones, song.num_frames)[:, 0].max() > 0.4
+
+
+@needs_espeak
+def test_a_text_without_words_is_refused_and_not_one_frame_long() -> None:
+    for text in ("...", " "):
+        with pytest.raises(ValueError, match="something to say"):
+            speak(text, "en-us")
