@@ -54,6 +54,11 @@ def animate(request: AnimateRequest, progress: Progress | None = None) -> Animat
     opened = open_model(request.model, request.variant, request.vae, request.audio_encoder)
     config = opened.config
     _say_what_is_missing(request, opened)
+    if min(picture.shape[-2:]) < config.picture_size // 2:
+        logger.info(
+            "the portrait has only %dx%d pixels; it is enlarged, and the film is blurred",
+            picture.shape[-1], picture.shape[-2],
+        )  # fmt: skip
     count = num_frames(waveform.shape[-1], rate, config.frame_rate)
     size = film_size(config, request.size, (picture.shape[-2], picture.shape[-1]))
     subject = _subject(request, picture, size)

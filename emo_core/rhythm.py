@@ -11,6 +11,7 @@ from fractions import Fraction
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .speed import FASTEST_ASKED, smooth
 from .waveform import SAMPLE_RATE, to_mono_16k
@@ -93,7 +94,8 @@ def _liveliness(mono: Tensor, first: int) -> Tensor:
 
     last = min(first + _PIECE_SECONDS * SAMPLE_RATE, len(mono))
     start = max(0, first - _CONTEXT_SECONDS * SAMPLE_RATE)
-    sound = mono[start : last + _CONTEXT_SECONDS * SAMPLE_RATE].numpy()
+    heard = mono[start : last + _CONTEXT_SECONDS * SAMPLE_RATE]
+    sound = functional.pad(heard, (0, max(0, _FFT - len(heard)))).numpy()
     mel = librosa.feature.melspectrogram(
         y=sound, sr=SAMPLE_RATE, n_fft=_FFT, hop_length=_HOP, n_mels=40, pad_mode="constant"
     )

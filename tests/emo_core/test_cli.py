@@ -96,6 +96,15 @@ def test_a_film_is_voiced_anew_with_other_joins(
     assert code == 2 and "has no pictures; give a film" in err
 
 
+def test_a_portrait_of_a_few_pixels_is_made_and_said(
+    emo: Emo, plain: dict[str, object], tmp_path: Path
+) -> None:
+    Image.new("RGB", (7, 5), (200, 120, 40)).save(tmp_path / "few.png")
+    code, _, err = emo(*words(plain, portrait=tmp_path / "few.png"))
+    assert code == 0
+    assert "the portrait has only 7x5 pixels; it is enlarged, and the film is blurred" in err
+
+
 BAD = [
     ({"portrait": "no.png"}, "the portrait .*no.png does not exist"),
     ({"portrait": "text.txt"}, "is not a picture"),

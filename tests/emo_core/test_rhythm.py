@@ -86,6 +86,11 @@ def test_ranges_that_are_none(slowest: float, fastest: float, sentence: str) -> 
     check_range(0.0, 10.0)
 
 
+def test_a_sound_of_one_sample_has_a_speed() -> None:
+    """And librosa has nothing to warn of."""
+    assert SLOWEST <= float(speed_from_sound(torch.ones(1), RATE, 1, 25)) <= FASTEST
+
+
 @pytest.mark.parametrize("sound", [torch.zeros(0), torch.full((9,), math.nan)])
 def test_sounds_that_are_none(sound: Tensor) -> None:
     with pytest.raises(ValueError, match="sound"):
