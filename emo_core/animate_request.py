@@ -144,8 +144,6 @@ def check_request(request: AnimateRequest) -> None:
         raise ValueError(
             f"clips limit must be above 0 GB, got {request.clips_limit:g}; --no-clips keeps nothing"
         )
-    if request.clips is not None and request.clips.is_file():
-        raise ValueError(f"--clips {request.clips} is a file; give a folder, or --no-clips")
     if request.face_embedding is not None and not request.face_embedding.is_file():
         raise FileNotFoundError(f"the face embedding {request.face_embedding} does not exist")
     check_joins(request.joins)

@@ -152,7 +152,6 @@ BAD = [
     ({"clips_limit": 0}, "clips limit must be above 0 GB, got 0; --no-clips keeps nothing"),
     ({"clips_limit": "nan"}, "clips limit must be above 0 GB"),
     ({"clips_limit": "x"}, "invalid float"),
-    ({"clips": "text.txt"}, "text.txt is a file; give a folder"),
     ({"face_embedding": "no.npy"}, "the face embedding no.npy does not exist"),
     ({"device": "warp"}, "device 'warp' is unknown"),
     ({"device": "cuda:77"}, "does not exist on this machine"),
