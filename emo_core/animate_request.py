@@ -145,7 +145,10 @@ def check_request(request: AnimateRequest) -> None:
             f"clips limit must be above 0 GB, got {request.clips_limit:g}; --no-clips keeps nothing"
         )
     if request.face_embedding is not None and not request.face_embedding.is_file():
-        raise FileNotFoundError(f"the face embedding {request.face_embedding} does not exist")
+        raise FileNotFoundError(
+            f"the face embedding {request.face_embedding} does not exist; give a file, or leave it "
+            "out"
+        )
     check_joins(request.joins)
     check_lock(request.lock)
     if request.reproduce and (

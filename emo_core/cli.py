@@ -26,7 +26,7 @@ _TRAINING = {
     "train": "train emo-tiny, stage by stage",
 }
 _LEFT = "nothing was left under the output's name"
-_LEFT_BY_TRAINING = "the same command goes on where the last checkpoint or journal is"
+_LEFT_BY_TRAINING = "finished files stay; the same command goes on from its last checkpoint, if any"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -188,7 +188,7 @@ def _check(args: argparse.Namespace) -> None:
 def _check_report(args: argparse.Namespace) -> None:
     """Refuse what would cost hours of measuring."""
     if args.output is not None and args.output.suffix == ".json":
-        raise ValueError(f"-o {args.output} is to be Markdown; a .json is written beside it")
+        raise ValueError(f"-o {args.output} is to be Markdown; choose another ending")
     if args.rows is not None:
         check = chosen_options if args.stage == "joins" else chosen_rows
         check(args.rows)

@@ -251,8 +251,8 @@ def test_a_training_that_is_interrupted_says_that_it_goes_on(
     monkeypatch.setitem(train_command.STAGES, "voices", interrupted)
     code, _, err = emo("train", "voices", "--work", str(tmp_path))
     assert code == 130
-    assert err.endswith("interrupted; the same command goes on where the last checkpoint or "
-                        "journal is\n")  # fmt: skip
+    assert err.endswith("interrupted; finished files stay; the same command goes on from its last "
+                        "checkpoint, if any\n")  # fmt: skip
 
 
 @pytest.fixture(params=["SIGTERM", "SIGHUP"])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from emo_core.cli import main
 from emo_core.convert import convert
-from emo_core.weight_writer import write_safetensors
+from emo_core.weight_writer import save_whole, write_safetensors
 from emo_core.weights import find_checkpoint, load_model
 
 
@@ -114,6 +114,17 @@ def test_mistakes(
     told = capsys.readouterr().err
     assert sentence in told and told.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_file_is_replaced_only_by_a_whole_one(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_whole(path, {"a": torch.ones(2)}, {})
+    before = path.read_bytes()
+    same = torch.zeros(2)
+    with pytest.raises(RuntimeError, match="share memory"):  # what safetensors refuses to write
+        save_whole(path, {"a": same, "b": same}, {})
+    assert path.read_bytes() == before
+    assert [one.name for one in tmp_path.iterdir()] == ["x.safetensors"]
 
 
 def test_an_interruption_leaves_nothing(net: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from emo_core.training.stage import Batch, Stage
 from emo_core.training.train_settings import TrainSettings
-from emo_core.training.trainer import Trainer
+from emo_core.training.trainer import Trainer, _mean
 
 
 class Line(Stage):
@@ -155,3 +155,9 @@ def test_refusals(tmp_path: Path) -> None:
         stage.modules["net"][0].weight.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="loss of step 0 of line is nan"):
         Trainer(stage, settings(tmp_path)).run()
+
+
+def test_a_part_that_no_step_measured_is_no_number_in_the_log() -> None:
+    nothing = torch.tensor(float("nan"))
+    assert _mean([nothing, torch.tensor(2.0), torch.tensor(4.0)]) == 3
+    assert _mean([nothing, nothing]) is None
