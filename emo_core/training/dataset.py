@@ -37,7 +37,8 @@ class FilmPieces:
         portraits: (N, P, C, h, w), latents of the person in other poses, the first a portrait.
         frames: (N, T, C, h, w), latents.
         audio: (N, T + 2m, L, D), sound features, m frames more on either side.
-        faces: (N, P, 4), the face box of each portrait as parts of the picture.
+        boxes: (N, T, 4), face boxes of the frames as parts of the picture.
+        faces: (N, P, 4), the face box of each portrait.
         whole: (N, 4), the union of the face boxes of the whole film: how far the head goes in it.
         speeds: (N, T + 2m), head speed in degrees per frame at 30 fps.
         places: (N, T, 3, 3), mouth and eyes: x, y, radius, where the loss looks closer.
@@ -46,6 +47,7 @@ class FilmPieces:
     portraits: Tensor
     frames: Tensor
     audio: Tensor
+    boxes: Tensor
     faces: Tensor
     whole: Tensor
     speeds: Tensor
@@ -133,6 +135,7 @@ class PuppetFilms:
             latents[:NUM_PORTRAITS],
             latents[NUM_PORTRAITS:],
             self._hear(film, index),
+            face_boxes(film.identity, controls),
             face_boxes(film.identity, torch.cat(poses[:NUM_PORTRAITS])),
             torch.tensor(union_box(face_boxes(film.identity, film.controls))),
             head_speed(film.controls)[self._around(film, index)],

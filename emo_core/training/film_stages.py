@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..attention import RelativePositions, Rows
 from ..conditions import Audience
 from ..config import EMOConfig
-from ..face import CENTRED_PRIOR, region_mask
+from ..face import CENTRED_PRIOR, region_mask, union_box
 from ..model import EMO, ClipInputs
 from ..sampling import NUM_TIMESTEPS, alphas_cumprod
 from .dataset import FilmPieces
@@ -37,10 +37,10 @@ StageName = Literal["images", "video", "speed"]
 # Chance that a sample sees no condition at all, only no sound, only no portrait: what guidance
 # needs. The paper mentions no condition dropout; Hallo's is 0.05 for each.
 _DROP_ALL, _DROP_AUDIO, _DROP_REFERENCE = 0.08, 0.05, 0.02
-_DROP_SPEED = 0.25
-# Chances of a region that is the centred prior, or the portrait's face box; by how much more, at
-# most, the latter reaches on each side.
-_PRIOR, _FACE_BOX, _MARGIN = 0.2, 0.3, 0.03
+_DROP_SPEED = 0.4
+# Chances of a region that is the centred prior, the portrait's face box, or the union box of the
+# piece; else it is that of the whole film. By how much the middle two are enlarged at most.
+_KINDS, _MARGIN = (0.15, 0.2, 0.3), 0.03
 # Chance of a region of everything for films whose heads have this much room and more, as a part of
 # a face box; with less room it falls with its square.
 _EVERYTHING, _FARTHEST = 0.8, 1 / 6
@@ -116,25 +116,31 @@ class FilmStage(Stage):
             "has_motion": torch.tensor(not is_first),
             "audio": pieces.audio[piece, around].float().unfold(0, 2 * window + 1, 1),
             "speed": pieces.speeds[piece, around].unfold(0, 2 * window + 1, 1),
-            "region": self._region(pieces.faces[piece, portrait], pieces.whole[piece], generator),
+            "region": self._region(piece, portrait, generator),
             "places": pieces.places[piece, frames],
         }
 
-    def _region(self, face: Tensor, whole: Tensor, generator: torch.Generator) -> Tensor:
+    def _region(self, piece: int, portrait: int, generator: torch.Generator) -> Tensor:
         """A region that says nothing of the film, or one that tells how far the head goes in it.
 
-        Half of the time what most people have: the face box, at most 3 % larger on each side, or
-        the centred prior, in which the head need not be. Else the union box of the film, enlarged
-        at random on every side by up to the room that it leaves the face, or everything, the more
-        often the more room there is.
+        What most people have says nothing: the portrait's face box, at most 3 % larger on each
+        side, or the centred prior, in which the head need not be. The union box of the piece is the
+        paper's ("Face Locator"). That of the whole film is enlarged at random on every side by up
+        to twice the room that it leaves the face, or it is everything, the more often the more
+        room there is.
         """
-        room = float((whole[2:] / face[2:]).mean()) - 1
+        pieces = self.pieces
+        face, whole = pieces.faces[piece, portrait], pieces.whole[piece]
+        room = max(0.0, float((whole[2:] / face[2:]).mean()) - 1)
         luck = torch.rand(4, generator=generator)
-        box, grow = whole, max(room, 0.0) * luck[:2]
-        if luck[2] < _PRIOR:
+        kind = int((luck[2] > torch.tensor(_KINDS).cumsum(0)).sum())
+        box, grow = whole, 2 * room * luck[:2]
+        if kind == 0:
             box, grow = torch.tensor(CENTRED_PRIOR), torch.zeros(2)
-        elif luck[2] < _PRIOR + _FACE_BOX:
+        elif kind == 1:
             box, grow = face, _MARGIN * luck[:2]
+        elif kind == 2:
+            box, grow = torch.tensor(union_box(pieces.boxes[piece])), _MARGIN * luck[:2]
         elif luck[3] < _EVERYTHING * min(1.0, (room / _FARTHEST) ** 2):
             grow = torch.ones(2) / box[2:]
         low, high = box[:2] - grow * box[2:], box[:2] + (1 + grow) * box[2:]
