@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from .hallo_files import ORIGIN, Variant
+from .weight_fit import check_fit
 from .weight_writer import Progress, appearing, write_safetensors
-from .weights import FORMAT, check_fit, open_checkpoint, skeleton
+from .weights import FORMAT, open_checkpoint, skeleton
 
 _NETWORK = "model."
 

@@ -18,7 +18,8 @@ from .pictures import Size
 from .vae_config import VAEConfig
 from .wav2vec import Wav2Vec2Encoder
 from .weight_files import EMO_KIND, HALLO_KIND, WeightFile, kind_of, open_weights
-from .weights import FORMAT, check_fit, find_checkpoint, open_checkpoint, skeleton, training_record
+from .weight_fit import check_fit
+from .weights import FORMAT, find_checkpoint, open_checkpoint, skeleton, training_record
 
 _PREFIXES = ("model.", "vae.", "audio_encoder.")
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from .face import Box
-from .face_masks import box_pixels, boxes_of_landmarks, lip_box, masks_of_regions
+from .face_masks import box_pixels, lip_box, masks_of_regions
+from .landmark_boxes import boxes_of_landmarks
 from .pictures import (
     Size,
     box_in_window,

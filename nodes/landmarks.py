@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..emo_core.face import Box, union_box
-from ..emo_core.face_masks import boxes_of_landmarks
+from ..emo_core.landmark_boxes import boxes_of_landmarks
 
 _COUNTS = (68, 468, 478)
 

@@ -22,10 +22,10 @@ from ..emo_core.hallo_files import ORIGIN, Variant
 from ..emo_core.model import Conditioner
 from ..emo_core.vae_config import VAEConfig
 from ..emo_core.weight_files import WeightFile
+from ..emo_core.weight_fit import check_fit
 from ..emo_core.weights import (
     WrongKind,
     audio_encoder_config,
-    check_fit,
     find_checkpoint,
     open_checkpoint,
     skeleton,

@@ -34,15 +34,10 @@ from emo_core.audio import encode_sound, num_frames
 from emo_core.audio_tokens import window_features
 from emo_core.clips import StreamNoise, plan_clips
 from emo_core.conditions import CONDITIONS, EVEN_MOTION, Audience, Conditions
-from emo_core.face_masks import (
-    _LIPS_478,
-    box_pixels,
-    boxes_of_landmarks,
-    mask_levels,
-    region_masks,
-)
+from emo_core.face_masks import box_pixels, mask_levels, region_masks
 from emo_core.generate import Film, generate
 from emo_core.hand_over import PixelHandOver
+from emo_core.landmark_boxes import _LIPS_478, boxes_of_landmarks
 from emo_core.model import EMO, ClipInputs
 from emo_core.pictures import stretch_portrait
 from emo_core.sampling import Guidance, alphas_cumprod, make_sampler

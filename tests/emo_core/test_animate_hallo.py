@@ -38,9 +38,9 @@ from emo_core.cli import main
 from emo_core.clips import StreamNoise
 from emo_core.complete import open_model
 from emo_core.config import EMOConfig
-from emo_core.face_masks import _LIPS_478
 from emo_core.generate import Film
 from emo_core.hallo_files import with_variant
+from emo_core.landmark_boxes import _LIPS_478
 from emo_core.subject import cropped_subject, read_embedding, read_numbers, stretched_subject
 from emo_core.vae import AutoencoderKL
 from emo_core.video import read_video

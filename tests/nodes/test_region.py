@@ -330,7 +330,7 @@ def lips_of(find: Find, pack: ModuleType, run: Callable[..., Any]) -> Callable[.
 
 def _points(count: int) -> Tensor:
     """Landmarks: all at 20, 10 to 40, 30, and the lips about 30, 26."""
-    from emo_core.face_masks import _LIPS_68, _LIPS_478
+    from emo_core.landmark_boxes import _LIPS_68, _LIPS_478
 
     points = torch.tensor([[20.0, 10.0], [40.0, 30.0]]).repeat(count // 2 + 1, 1)[:count]
     lips = list(_LIPS_68 if count == 68 else _LIPS_478)
@@ -340,7 +340,8 @@ def _points(count: int) -> Tensor:
 
 @pytest.mark.parametrize("count", [478, 468, 68])
 def test_landmarks_say_where_face_and_lips_are(lips_of: Any, count: int) -> None:
-    from emo_core.face_masks import box_pixels, boxes_of_landmarks
+    from emo_core.face_masks import box_pixels
+    from emo_core.landmark_boxes import boxes_of_landmarks
 
     face, lips = boxes_of_landmarks(_points(count), H, W)
     region, preview, mouth = lips_of(landmarks=_points(count))
