@@ -138,6 +138,11 @@ KINDS: tuple[Kind, ...] = (
     Kind("text encoder", _PART, _some("text_model.encoder.layers.", "text_model.embeddings.")),
     Kind("audio encoder", _PART, _some("feature_extractor.conv_layers.", "encoder.conv1.")),
     Kind("audio encoder", _PART, _only("audio_encoder.")),
+    Kind(
+        "puppet meter",
+        f"emo evaluate measures puppets with it; {_OTHER}",
+        _begins("deviation", "features.0."),
+    ),
     Kind("face locator", _PART, _both(_begins("conv_in.", "conv_out."), _begins("blocks."))),
 )
 

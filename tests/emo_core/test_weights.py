@@ -140,6 +140,7 @@ CROSS = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
         (["encoder.conv_in.weight", "decoder.conv_in.weight", "post_quant_conv.weight"], 1, "VAE"),
         (["text_model.encoder.layers.0.mlp.fc1.weight"], 1, "text encoder"),
         (["wav2vec2.feature_extractor.conv_layers.0.conv.weight"], 1, "audio encoder"),
+        (["deviation", "features.0.weight"], 1, "puppet meter"),
         (["something.else"], 1, UNKNOWN.name),
     ],
 )  # fmt: skip
