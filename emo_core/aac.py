@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 _RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200,
           96000)  # fmt: skip
@@ -63,6 +66,7 @@ def _for_aac(waveform: Tensor, rate: int) -> tuple[Tensor, int]:
             f"the sound must be (C, T) with finite samples, got {tuple(waveform.shape)}"
         )
     if waveform.shape[0] > len(_LAYOUTS):
+        logger.info("the film's sound is mixed to mono: AAC has no %d channels", len(waveform))
         waveform = waveform.mean(0, keepdim=True)
     if rate in _RATES:
         return waveform, rate
@@ -74,5 +78,6 @@ def _for_aac(waveform: Tensor, rate: int) -> tuple[Tensor, int]:
             "pip install librosa"
         ) from error
     better = next((known for known in _RATES if known >= rate), _RATES[-1])
+    logger.info("the film's sound has %d samples a second: AAC has no rate of %d", better, rate)
     resampled = soxr.resample(waveform.T.numpy(), rate, better, quality="HQ")
     return torch.from_numpy(resampled).T.contiguous(), better

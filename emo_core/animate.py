@@ -20,7 +20,7 @@ from .film_size import film_size
 from .generate import Film
 from .given import Given
 from .joins import plan_joins
-from .pictures import Size, Square, portrait_square, read_picture
+from .pictures import Size, Square, portrait_square, portrait_window, read_picture
 from .rhythm import speed_from_sound
 from .sound_files import read_sound
 from .speed import parse_speed, speed_curve
@@ -30,6 +30,11 @@ from .waveform import num_frames, trim
 from .weights import Checkpoint, training_record
 
 logger = logging.getLogger(__name__)
+
+_SLOW_ON_CPU = 500_000_000
+"""Parameters; SD 1.5's UNet alone has 860 million."""
+_MUCH_OF_IT = 0.8
+"""A film that shows less of its portrait says so."""
 
 
 def animate(request: AnimateRequest, progress: Progress | None = None) -> AnimateReport:
@@ -54,13 +59,14 @@ def animate(request: AnimateRequest, progress: Progress | None = None) -> Animat
     opened = open_model(request.model, request.variant, request.vae, request.audio_encoder)
     config = opened.config
     _say_what_is_missing(request, opened)
-    if min(picture.shape[-2:]) < config.picture_size // 2:
+    if device.type == "cpu" and opened.file.num_parameters > _SLOW_ON_CPU:
         logger.info(
-            "the portrait has only %dx%d pixels; it is enlarged, and the film is blurred",
-            picture.shape[-1], picture.shape[-2],
-        )  # fmt: skip
+            "networks of this size take hours on a CPU; for a graphics card PyTorch must be built "
+            "for it (pytorch.org/get-started/locally)"
+        )
     count = num_frames(waveform.shape[-1], rate, config.frame_rate)
     size = film_size(config, request.size, (picture.shape[-2], picture.shape[-1]))
+    _say_what_is_shown(request, picture, size)
     subject = _subject(request, picture, size)
     speed = _speeds(request, waveform, rate, count, config.frame_rate)
     material = Material(
@@ -79,8 +85,9 @@ def animate(request: AnimateRequest, progress: Progress | None = None) -> Animat
         plans = list(plan_joins(joins, count, config.temporal, film.levels))
         report = _report(request, checkpoint, count, len(plans), size)
         logger.info(
-            "%d frames (%.2f s at %d fps) in %d clips of %d steps",
+            "%d frames (%.2f s at %d fps) in %d clips of %d steps, on %s",
             report.frames, report.frames / report.fps, report.fps, report.clips, report.steps,
+            device,
         )  # fmt: skip
         return Take(request, checkpoint, material, film, plans, report).make(progress)
 
@@ -102,6 +109,24 @@ def _subject(request: AnimateRequest, picture: Tensor, size: Size) -> Subject:
     face, lips = _boxes(request, picture)
     make = stretched_subject if request.reproduce else cropped_subject
     return make(picture, size, face, lips)
+
+
+def _say_what_is_shown(request: AnimateRequest, picture: Tensor, size: Size) -> None:
+    height, width = picture.shape[-2:]
+    if min(height, width) < min(size) // 2:
+        logger.info(
+            "the portrait has only %dx%d pixels; it is enlarged, and the film is blurred",
+            width, height,
+        )  # fmt: skip
+    if request.reproduce:
+        return
+    left, top, across, down = portrait_window(width, height, size, _boxes(request, picture)[0])
+    if across * down < _MUCH_OF_IT * width * height:
+        logger.info(
+            "of the portrait's %dx%d pixels the film shows %dx%d, from %d,%d on; the part lies "
+            "around the face where --face-box says where it is",
+            width, height, across, down, left, top,
+        )  # fmt: skip
 
 
 def _face(request: AnimateRequest, config: EMOConfig) -> Tensor | None:

@@ -113,7 +113,7 @@ def check_request(request: AnimateRequest) -> None:
         if path.exists() and request.output.exists() and os.path.samefile(path, request.output):
             raise ValueError(f"the film would replace its own {name} {path}; choose another name")
     if not 0 <= request.seed < 1 << 64:
-        raise ValueError(f"seed must be 0 to 2^64 - 1, got {request.seed}")
+        raise ValueError(f"seed must be 0 to 2^64 - 1, got {request.seed}; choose another")
     if request.steps is not None:
         sampling_timesteps(request.steps)
     for name, scale in (("cfg", request.cfg), ("audio cfg", request.audio_cfg)):
@@ -129,10 +129,15 @@ def check_request(request: AnimateRequest) -> None:
         raise ValueError(f"duration must be above 0 s, got {request.duration:g} s; leave it out "
                          "to take everything")
     if not (math.isfinite(request.start) and request.start >= 0):
-        raise ValueError(f"start must be 0 s or later, got {request.start:g} s")
+        raise ValueError(
+            f"start must be 0 s or later, got {request.start:g} s; leave it out for the beginning"
+        )
     for name, box in (("face", request.face_box), ("lip", request.lip_box)):
         if box is not None and not all(map(math.isfinite, box)):
-            raise ValueError(f"a {name} box is X,Y,W,H in pixels, got a number that is not finite")
+            raise ValueError(
+                f"a {name} box is four finite numbers X,Y,W,H in pixels, got "
+                f"{','.join(map(str, box))}, of which not all are finite; give it again"
+            )
     if request.landmarks is not None and (request.face_box or request.lip_box):
         raise ValueError("landmarks say where face and lips are; leave out the boxes of both")
     if request.lip_box is not None and request.face_box is None:

@@ -115,11 +115,15 @@ def _grid_window(
     window = math.floor(first / frame_rate) // _WINDOW_SECONDS
     start = max(0, window * _WINDOW_SECONDS - _CONTEXT_SECONDS)
     end = (window + 1) * _WINDOW_SECONDS + _CONTEXT_SECONDS
-    positions = [float((i / frame_rate - start) * ROW_RATE) for i in range(first, stop)]
+    sound = waveform[start * SAMPLE_RATE : end * SAMPLE_RATE]
+    # The frames of the context too: with alignment "before" they are what the transformer hears.
+    last = math.ceil((start + Fraction(len(sound), SAMPLE_RATE)) * frame_rate)
+    frames = range(math.ceil(start * frame_rate), max(stop, last))
+    positions = [float((i / frame_rate - start) * ROW_RATE) for i in frames]
     at = torch.tensor(positions, dtype=torch.float64)
     length = _ROW_STRIDE * math.ceil(positions[-1]) + _ROW_SPAN
-    sound = waveform[start * SAMPLE_RATE : end * SAMPLE_RATE]
-    return _hear(encoder, sound, length, lambda rows: rows_at(rows, at))
+    heard = _hear(encoder, sound, length, lambda rows: rows_at(rows, at))
+    return heard[first - frames.start : stop - frames.start]
 
 
 def _piece(

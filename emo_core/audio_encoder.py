@@ -7,13 +7,14 @@ an encoder of its own carries the configuration in its header and the weights un
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from .audio import AudioEncoder
+from .config import AudioConfig
 from .logmel import LogMelEncoder
 from .wav2vec import Wav2Vec2Encoder
 
@@ -79,6 +80,34 @@ def tiny_wav2vec2() -> AudioEncoderConfig:
 def tiny_logmel() -> AudioEncoderConfig:
     """The small convolutional encoder: 0.5 M parameters, 0.4 s of context on either side."""
     return AudioEncoderConfig("logmel", 4, 128, "after", False, {"dilations": [1, 2, 3, 1]})
+
+
+def tiny_encoder(config: AudioConfig) -> AudioEncoderConfig:
+    """The encoder that emo-tiny's trainer trains for a model that hears like this.
+
+    Raises:
+        ValueError: if neither of the small ones gives such features.
+    """
+    made = tiny_logmel() if config.encoder == "logmel" else tiny_wav2vec2()
+    made = replace(made, alignment=config.alignment) if made.kind == "wav2vec2" else made
+    check_encoder(made, config)
+    return made
+
+
+def check_encoder(encoder: AudioEncoderConfig, config: AudioConfig) -> None:
+    """Say why a network cannot hear with an audio encoder.
+
+    Raises:
+        ValueError: if its features have another shape, or it is of another kind or alignment.
+    """
+    gives = (encoder.kind, encoder.num_layers, encoder.width, encoder.alignment)
+    wanted = (config.encoder, config.num_layers, config.layer_width, config.alignment)
+    if gives != wanted:
+        raise ValueError(
+            "the network hears with {} of {} layers of {}, aligned {} the transformer, and the "
+            "audio encoder is {} of {} layers of {}, aligned {}; give the one that it was trained "
+            "with".format(*wanted, *gives)
+        )
 
 
 def build_audio_encoder(

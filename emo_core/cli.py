@@ -8,6 +8,7 @@ there at once.
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import sys
 import traceback
@@ -25,7 +26,13 @@ _TRAINING = {
     "puppet": "draw a puppet of the training world, still or speaking, with its truth",
     "train": "train emo-tiny, stage by stage",
 }
-_LEFT = "nothing was left under the output's name"
+_LEFT = "no unfinished file was left"
+_CPU_MEMORY = "DefaultCPUAllocator"
+"""PyTorch says so, in an error of no class of its own, where the machine's memory is full."""
+_WAYS_OUT = {
+    errno.ENOSPC: "; make room, or choose another folder",
+    errno.EACCES: "; change its rights, or choose another",
+}
 _LEFT_BY_TRAINING = "finished files stay; the same command goes on from its last checkpoint, if any"
 
 
@@ -60,20 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(f"{end}; {left}", end.code)
     except KeyboardInterrupt:
         return _say(f"interrupted; {left}", 130)
-    except (ValueError, OSError, MemoryError) as error:
-        if show_trace:
-            traceback.print_exc()
-        return _say(_sentence(error), 2)
     except Exception as error:
         if show_trace:
             traceback.print_exc()
-        if type(error).__name__ == "OutOfMemoryError":
-            return _say(f"the device ran out of memory ({_sentence(error)}); use --device cpu", 2)
-        return _say(
-            f"{type(error).__name__}: {_sentence(error)}; this is a bug, please report it with the "
-            "output of the same command and --traceback",
-            1,
-        )
+        return _say(*_told(error, next((word for word in words if word[:1] != "-"), "")))
 
 
 def _say(sentence: str, code: int) -> int:
@@ -81,13 +78,34 @@ def _say(sentence: str, code: int) -> int:
     return code
 
 
-def _sentence(error: BaseException) -> str:
-    """An error as one line."""
-    if isinstance(error, MemoryError):
-        return "there is not enough memory for this; take a shorter --duration"
+def _told(error: Exception, command: str) -> tuple[str, int]:
+    """One sentence for an error, and the exit code."""
+    package = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if package and package != "emo_core":
+        extra = "train" if command in _TRAINING else "standalone"
+        return (
+            f"emo {command} needs the package {package}, which is not installed; in a clone of "
+            f'the repository run: pip install -e ".[{extra}]"'
+        ), 2
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"the device ran out of memory ({_line(error)}); use --device cpu", 2
+    if isinstance(error, MemoryError) or _CPU_MEMORY in str(error):
+        shorter = "take a shorter --duration, or " if command == "animate" else ""
+        return f"there is not enough memory for this; {shorter}close other programs", 2
+    if isinstance(error, (ValueError, OSError)):
+        return _line(error), 2
+    return (
+        f"{type(error).__name__}: {_line(error)}; this is a bug, please report it with the output "
+        "of the same command and --traceback"
+    ), 1
+
+
+def _line(error: Exception) -> str:
+    """An error as one line; what the system alone says is told with a way out."""
     if isinstance(error, OSError) and error.errno is not None:
         where = f": {error.filename}" if error.filename is not None else ""
-        return f"{error.strerror or type(error).__name__}{where}"
+        way = _WAYS_OUT.get(error.errno, "")
+        return f"{error.strerror or type(error).__name__}{where}{way}"
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -146,10 +164,7 @@ def _training_command(name: str) -> Callable[[Any], Any]:
         return add_train
     except ModuleNotFoundError as error:
         if ".training" not in (error.name or ""):
-            raise OSError(
-                f"emo {name} needs the package {error.name}, which is not installed; run: "
-                'pip install "emo-portrait[train]"'
-            ) from None
+            raise
         raise OSError(
             f"emo {name} belongs to the trainer (emo_core/training), which this installation "
             "leaves out; run it from a checkout of the repository"

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .clip_keys import digest
+from .disk import replace_file
 
 # Count clip_keys.CODE_VERSION up with it, or versions that share a folder set each other's clips
 # aside.
@@ -31,7 +32,6 @@ FILM_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 FILM_FILE = re.compile(rf"{FILMS}/film-({FILM_ID.pattern})\.json")
 
 _YOUNG_SECONDS = 60
-_REPLACE_PAUSES = (0.02, 0.05, 0.1, 0.2)
 
 NOT_OURS = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What reading bytes that somebody else wrote may raise."""
@@ -166,7 +166,7 @@ def write_whole(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        _replace(partial, path)
+        replace_file(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink()
@@ -178,17 +178,6 @@ def write_whole(path: Path, data: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
-
-
-def _replace(source: Path, target: Path) -> None:
-    """As os.replace(), which Windows refuses for the moments that another process reads target."""
-    for pause in _REPLACE_PAUSES:
-        try:
-            os.replace(source, target)
-            return
-        except PermissionError:
-            time.sleep(pause)
-    os.replace(source, target)
 
 
 def packed(key: str, latents: Tensor, header: str) -> bytes:

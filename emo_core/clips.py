@@ -29,6 +29,15 @@ class ClipPlan:
     kept: int
     shared: int = 0
 
+    @property
+    def seam(self) -> range:
+        """Frames that differ from the one before them by another clip too.
+
+        Behind shared frames, in which the clip before fades out step by step, it is one more than
+        those; the first clip has none.
+        """
+        return range(self.first, self.first + self.shared + 1) if self.index else range(0)
+
 
 def plan_clips(num_frames: int, clip_length: int) -> Iterator[ClipPlan]:
     """The clips of a film of num_frames frames, one after the other without overlap.

@@ -8,8 +8,10 @@ the header of its checkpoint.
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
-from typing import Any, Literal, get_type_hints
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from .config_fields import build_fields, check_choices
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class UNetConfig:
     reference_rounding: Literal["float16", "none"] = "none"
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for width in self.widths:
             for name in ("norm_groups", "num_heads"):
                 if width % getattr(self, name):
@@ -109,6 +112,7 @@ class AudioConfig:
     windows: Literal["grid", "whole_file", "pieces_60s"]
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.attention == "layer" and self.num_tokens != 2 * self.window + 1:
             raise ValueError(
                 f"audio attention 'layer' has one token for each of the {2 * self.window + 1} "
@@ -145,8 +149,7 @@ class TemporalConfig:
     joins: Literal["plain", "quiet", "overlap"] = "plain"
 
     def __post_init__(self) -> None:
-        if self.joins not in ("plain", "quiet", "overlap"):
-            raise ValueError(f"joins must be plain, quiet or overlap, got {self.joins!r}")
+        check_choices(self)
         if not 0 <= self.motion_mask < 1 or (self.motion_mask and self.hand_over != "pixels"):
             raise ValueError(
                 "motion_mask is a share of pixels, 0 to 1, and needs hand_over 'pixels'; got "
@@ -195,10 +198,21 @@ class SpeedConfig:
 
 @dataclass(frozen=True)
 class LocatorConfig:
-    """Face locator: channels of the region mask, and of its convolutions (halved three times)."""
+    """Face locator: the region mask through light convolutions that halve it three times.
+
+    Attributes:
+        in_channels: channels of the region mask.
+        widths: channels of its convolutions.
+        place: what the result is added to: "conv_in", what the backbone's first convolution gives
+            (Hallo and every other published relative), or the noisy "latents" (EMO's words).
+    """
 
     in_channels: int
     widths: tuple[int, int, int, int]
+    place: Literal["conv_in", "latents"] = "conv_in"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 @dataclass(frozen=True)
@@ -218,6 +232,7 @@ class SamplingConfig:
     guidance_scale: float
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.schedule == "linear_zero_snr" and self.prediction == "epsilon":
             raise ValueError(
                 "schedule 'linear_zero_snr' begins without any signal, where predicted noise says "
@@ -275,34 +290,5 @@ class EMOConfig:
             raise ValueError(f"the checkpoint's configuration is not JSON: {error}") from None
         if not isinstance(values, dict):
             raise ValueError("the checkpoint's configuration must be a JSON object")
-        config: EMOConfig = _build(cls, values)
+        config: EMOConfig = build_fields(cls, values)
         return config
-
-
-def _build(kind: Any, values: dict[str, Any]) -> Any:
-    """Make the dataclass `kind` from plain values, lists as tuples, all the way down."""
-    known = {field.name for field in fields(kind)}
-    # Fields that came later have defaults, so that older checkpoints stay what they are.
-    needed = {field.name for field in fields(kind) if field.default is MISSING}
-    if not needed <= set(values) <= known:
-        raise ValueError(
-            f"{kind.__name__} expects the fields {sorted(known)}, missing "
-            f"{sorted(needed - set(values))}, unknown {sorted(set(values) - known)}"
-        )
-    hints = get_type_hints(kind)
-    made = {}
-    for name, value in values.items():
-        options = (hints[name], *getattr(hints[name], "__args__", ()))
-        part = next((option for option in options if is_dataclass(option)), None)
-        if (part is not None) != isinstance(value, dict) and not (
-            value is None and type(None) in options
-        ):
-            raise ValueError(f"{kind.__name__}.{name} cannot be {value!r}")
-        if isinstance(value, dict):
-            made[name] = _build(part, value)
-        else:
-            made[name] = tuple(value) if isinstance(value, list) else value
-    try:
-        return kind(**made)
-    except TypeError as error:
-        raise ValueError(f"{kind.__name__} has a value of the wrong kind: {error}") from None

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
+from .disk import appearing
 from .hallo_files import ORIGIN, Variant
 from .weight_fit import check_fit
-from .weight_writer import Progress, appearing, write_safetensors
+from .weight_writer import Progress, write_safetensors
 from .weights import FORMAT, open_checkpoint, skeleton
 
 _NETWORK = "model."

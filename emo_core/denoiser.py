@@ -146,14 +146,13 @@ class Denoiser(UNet):
         """
         audience = audience or Audience()
         num_rows, frames = latents.shape[:2]
-        folded = rearrange(latents, "R F C h w -> (R F) C h w")
         features = self.time_embedding(timestep, latents.dtype).repeat_interleave(frames, dim=0)
-        hidden_states = self.conv_in(folded)
-        if not audience.region.empty:
-            region = audience.region.condition(clip.region)[:, None]
-            by_row = rearrange(hidden_states, "(R F) C h w -> R F C h w", F=frames)
-            seen = region.expand(-1, frames, -1, -1, -1)
-            hidden_states = audience.region.add(by_row, seen).flatten(0, 1)
+        hidden_states = latents.flatten(0, 1)
+        if self.config.locator.place == "latents":
+            hidden_states = _located(hidden_states, clip, audience, frames)
+        hidden_states = self.conv_in(hidden_states)
+        if self.config.locator.place == "conv_in":
+            hidden_states = _located(hidden_states, clip, audience, frames)
 
         def visit(block: Stratum, index: int, hidden_states: Tensor) -> Tensor:
             spot = block.spots[index]
@@ -214,6 +213,15 @@ class Denoiser(UNet):
             speed_rows=audience.speed,
             bias=clip.temporal_bias[spot.level] if clip.temporal_bias else None,
         )
+
+
+def _located(hidden_states: Tensor, clip: Clip, audience: Audience, frames: int) -> Tensor:
+    """Add the face locator's code to (R * F, C, h, w), in the rows that see the region."""
+    if audience.region.empty:
+        return hidden_states
+    region = audience.region.condition(clip.region)[:, None].expand(-1, frames, -1, -1, -1)
+    by_row = rearrange(hidden_states, "(R F) C h w -> R F C h w", F=frames)
+    return audience.region.add(by_row, region).flatten(0, 1)
 
 
 def _face_rows(audience: Audience, face: KeyValue, num_rows: int) -> Rows:

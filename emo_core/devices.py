@@ -23,10 +23,14 @@ def find_device(name: str) -> torch.device:
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
         "mps": _has_mps(),
     }
-    if not there.get(device.type, False):
-        raise ValueError(f"device {name!r} does not exist on this machine; here there is auto, "
-                         f"{known}")
-    return device
+    if there.get(device.type, False):
+        return device
+    if device.type == "cuda" and torch.version.cuda is None and torch.version.hip is None:
+        raise ValueError(
+            f"device {name!r} is out of reach: this PyTorch is built for the CPU alone; install "
+            "the build for your graphics card (pytorch.org/get-started/locally)"
+        )
+    raise ValueError(f"device {name!r} does not exist on this machine; here there is auto, {known}")
 
 
 def _has_mps() -> bool:

@@ -1,11 +1,14 @@
-"""A file that libav writes to, that remembers what went wrong and can be told from a left one."""
+"""Files that appear whole or not at all, and what a killed process left of one."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +28,36 @@ else:
 
 _SETTLED_SECONDS = 10.0
 """Between making a file and holding it there is a moment."""
+_REPLACE_PAUSES = (0.02, 0.05, 0.1, 0.2)
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """As os.replace(), which Windows refuses for the moments that another process reads target.
+
+    Raises:
+        PermissionError: if it still does so after a while.
+    """
+    for pause in _REPLACE_PAUSES:
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            time.sleep(pause)
+    os.replace(source, target)
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A file beside `path` to be written, which takes its place at the end or disappears."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        yield partial
+        mask = os.umask(0)  # the only way to read it; safetensors lets nobody else read the file
+        os.umask(mask)
+        partial.chmod(0o666 & ~mask)
+        replace_file(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class Disk:

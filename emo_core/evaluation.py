@@ -218,8 +218,8 @@ def _clips(metadata: Mapping[str, Any]) -> int | list[int] | None:
     notes: dict[str, Any] = dict(metadata)
     with contextlib.suppress(ValueError, TypeError):  # a comment of somebody else
         notes |= json.loads(str(metadata.get("comment", "{}")))
-    starts = notes.get("clip_starts")
-    if isinstance(starts, list) and all(isinstance(start, int) for start in starts):
-        return starts
+    starts, shared = notes.get("clip_starts"), notes.get("clip_shared", 0)
+    if isinstance(starts, list) and all(isinstance(value, int) for value in [shared, *starts]):
+        return [first + step for first in starts if first for step in range(shared + 1)]
     value = str(notes.get("clip_length", ""))
     return int(value) if value.isdigit() and int(value) > 0 else None

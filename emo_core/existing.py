@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .pictures import Square, cut_square
+from .readable import check_readable
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +85,7 @@ def _pictures(path: Path, frame_rate: int) -> Iterator[Tensor]:
     """The film's pictures (H, W, 3), uint8, at another frame rate."""
     import av
 
-    if not path.is_file():
-        raise FileNotFoundError(f"the film {path} does not exist; give a film")
+    check_readable(path, "film", "a film")
     try:
         with av.open(str(path)) as file:
             if not file.streams.video:

@@ -73,11 +73,11 @@ def region_mask(box: Box, height: int, width: int) -> Tensor:
 
 
 class FaceLocator(nn.Module):
-    """Light convolutions from the region mask to what is added behind the backbone's first layer.
+    """Light convolutions from the region mask to what is added at the backbone's beginning.
 
     The paper adds the code to the noisy latents themselves, four channels; every published
-    relative adds as many channels as the first convolution gives, and so do we. Names and strides
-    are Hallo's.
+    relative adds as many channels as the first convolution gives, and so do our presets
+    (LocatorConfig.place). Names and strides are Hallo's.
     """
 
     def __init__(self, config: LocatorConfig, out_width: int, build: Build) -> None:

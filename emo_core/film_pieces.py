@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .readable import check_readable
+
 
 @dataclass(frozen=True)
 class FilmFacts:
@@ -32,13 +34,12 @@ def film_facts(path: Path) -> FilmFacts:
     """Open a film and read what it says of itself.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        OSError: if there is no such file, or it may not be read.
         ValueError: if it is no film.
     """
     import av
 
-    if not path.is_file():
-        raise FileNotFoundError(f"the film {path} does not exist; give a film")
+    check_readable(path, "film", "a film")
     try:
         with av.open(str(path)) as file:
             if not file.streams.video:

@@ -22,6 +22,8 @@ JoinKind = Literal["auto", "plain", "quiet", "overlap"]
 JOINS: tuple[JoinKind, ...] = ("auto", "plain", "quiet", "overlap")
 
 _FULL_SCALE = 32767
+_BLOCK = 500
+"""Frames whose loudness is counted at a time."""
 
 
 def check_joins(joins: str) -> None:
@@ -114,16 +116,20 @@ def sound_levels(
     Returns:
         (F,) int64: the number of binary digits of the mean power of 16-bit samples.
     """
-    mono = waveform.cpu().float()
-    mono = mono.mean(0) if mono.ndim == 2 else mono
-    power = (mono.clamp(-1, 1) * _FULL_SCALE).round().long().square().cumsum(0)
-    power = torch.cat([power.new_zeros(1), power])
     rate = Fraction(frame_rate)
     # Frame f has the samples from f * sample_rate / fps on, rounded down.
     starts = torch.arange(num_frames + 1) * (sample_rate * rate.denominator) // rate.numerator
-    starts = starts.clamp(max=len(mono))
-    mean = power[starts].diff() // starts.diff().clamp(min=1)
-    return torch.frexp(mean.double()).exponent.long()
+    starts = starts.clamp(max=waveform.shape[-1])
+    levels = [torch.empty(0, dtype=torch.long)]
+    for first in range(0, num_frames, _BLOCK):  # hours of sound would be gigabytes of powers
+        edges = starts[first : first + _BLOCK + 1]
+        part = waveform[..., int(edges[0]) : int(edges[-1])].cpu().float()
+        mono = part.mean(0) if part.ndim == 2 else part
+        power = (mono.clamp(-1, 1) * _FULL_SCALE).round().long().square().cumsum(0)
+        power = torch.cat([power.new_zeros(1), power])
+        mean = power[edges - edges[0]].diff() // edges.diff().clamp(min=1)
+        levels.append(torch.frexp(mean.double()).exponent.long())
+    return torch.cat(levels)
 
 
 def clip_given(

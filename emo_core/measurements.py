@@ -132,10 +132,11 @@ def join_jump(frames: Tensor, clips: int | Sequence[int]) -> JoinJump:
 
     Args:
         frames: (F, 3, H, W), float 0..1 or uint8.
-        clips: frames of a clip, or the first frame of every clip.
+        clips: frames of a clip, or every frame whose step from the one before is where two clips
+            meet (`ClipPlan.seam`): several for clips that share frames.
 
     Returns:
-        The mean jump at joins, inside, and their ratio.
+        The mean step at joins, inside, and their ratio.
     """
     if len(frames) < 2:
         return JoinJump(math.nan, math.nan, math.nan)

@@ -52,7 +52,9 @@ class Conditioner(nn.Module):
         super().__init__()
         self.config = config
         self.reference_unet = ReferenceNet(config, build)
-        self.face_locator = FaceLocator(config.locator, config.unet.widths[0], build)
+        at_latents = config.locator.place == "latents"
+        added_to = config.unet.latent_channels if at_latents else config.unet.widths[0]
+        self.face_locator = FaceLocator(config.locator, added_to, build)
         project = HalloAudioProjection if config.audio.hidden_width else AudioProjection
         self.audioproj = project(config.audio, build)
         if config.unet.face_tokens:

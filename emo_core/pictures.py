@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from .face import Box
+from .readable import check_readable
+
+logger = logging.getLogger(__name__)
 
 LEAST_BOX = 2
 """Pixels of a box's side; what is smaller is no face and no mouth, but most likely fractions."""
@@ -52,15 +56,12 @@ def read_picture(path: Path) -> Tensor:
         (3, H, W) float32 in 0..1.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is a folder, no picture, truncated, or holds NaN.
+        OSError: if there is none, or it may not be read.
+        ValueError: if it is a folder, no picture, too large, truncated, or holds NaN.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    if path.is_dir():
-        raise ValueError(f"the portrait {path} is a folder; give a picture file")
-    if not path.is_file():
-        raise FileNotFoundError(f"the portrait {path} does not exist; give a picture file")
+    check_readable(path, "portrait", "a picture file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pictures above 89 megapixels, and odd EXIF
@@ -70,7 +71,9 @@ def read_picture(path: Path) -> Tensor:
         raise ValueError(
             f"the portrait {path} is not a picture that Pillow reads; give a PNG or JPEG"
         ) from None
-    except (Image.DecompressionBombError, OSError, SyntaxError, EOFError) as error:
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"the portrait {path} is too large ({error}); make it smaller") from None
+    except (OSError, SyntaxError, EOFError) as error:
         reason = str(error).rstrip(".") or type(error).__name__
         raise ValueError(
             f"the portrait {path} cannot be read ({reason}); save it again as PNG or JPEG"
@@ -91,6 +94,8 @@ def _to_rgb(image: Any, path: Path) -> Tensor:
         return (values / full).clamp(0, 1).expand(3, -1, -1).contiguous()
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         layer = image.convert("RGBA")
+        if layer.getextrema()[3][0] < 255:
+            logger.info("%s is transparent in places; they become white", path)
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, layer)
     pixels = np.array(image.convert("RGB"))

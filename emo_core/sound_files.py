@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .readable import check_readable
+
 _STREAMED = 0x7FFF0000
 """Bytes from which on a WAV header only says that its writer did not know the length."""
 _UNCOMPRESSED = (1, 3, 0xFFFE)
@@ -28,15 +30,12 @@ def read_sound(path: Path) -> tuple[Tensor, int]:
         The waveform (C, T), float32, about -1..1, and its samples per second.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        OSError: if there is no such file, or it may not be read.
         ValueError: if it is a folder, of another kind, truncated, empty, or holds NaN or infinity.
     """
     import av
 
-    if path.is_dir():
-        raise ValueError(f"the sound {path} is a folder; give a recording or a film")
-    if not path.is_file():
-        raise FileNotFoundError(f"the sound {path} does not exist; give a recording or a film")
+    check_readable(path, "sound", "a recording or a film")
     if path.stat().st_size == 0:
         raise ValueError(f"the sound {path} is an empty file; give a recording or a film")
     try:
@@ -107,9 +106,20 @@ def _claimed_samples(file: Any, stream: Any, rate: int, path: Path) -> int | Non
     """How many samples the container promises, where its promise can be trusted."""
     if file.format.name == "wav":  # libav has already cut the promise to the size of the file
         return _riff_samples(path)
+    if "matroska" in file.format.name:  # each track's own length, where its writer noted it
+        return _samples_of_clock(stream.metadata.get("DURATION", ""), rate)
     if stream.duration is None or not any(name in file.format.name for name in _EXACT):
         return None
     return int(stream.duration * stream.time_base * rate)
+
+
+def _samples_of_clock(text: str, rate: int) -> int | None:
+    """Samples in a length such as 00:01:02.500000000; None for anything else."""
+    try:
+        hours, minutes, seconds = text.split(":")
+        return int((int(hours) * 3600 + int(minutes) * 60 + float(seconds)) * rate)
+    except ValueError:
+        return None
 
 
 def _riff_samples(path: Path) -> int | None:

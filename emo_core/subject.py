@@ -21,6 +21,7 @@ from .pictures import (
     portrait_window,
     stretch_portrait,
 )
+from .readable import check_readable
 from .weight_files import open_weights
 
 logger = logging.getLogger(__name__)
@@ -160,13 +161,12 @@ def read_numbers(path: Path, what: str) -> Tensor:
     """Numbers of a .npy, .json or .safetensors file of one tensor, float32.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        OSError: if there is no such file, or it may not be read.
         ValueError: if it holds no numbers, or some that are not finite.
     """
     import numpy as np
 
-    if not path.is_file():
-        raise FileNotFoundError(f"the {what} file {path} does not exist; give {_FORMATS}")
+    check_readable(path, f"{what} file", _FORMATS)
     try:
         if path.suffix.lower() == ".safetensors":
             values = _only_tensor(path)

@@ -144,6 +144,7 @@ class Take:
         }  # fmt: skip
         if any(plan.first != plan.index * report.clip_length for plan in self.plans):
             notes["clip_starts"] = [plan.first for plan in self.plans]
+            notes["clip_shared"] = max(plan.shared for plan in self.plans)
         sound = (self.material.waveform, self.material.sample_rate)
         size = (report.width, report.height)
         with VideoWriter(request.output, Fraction(report.fps), size, sound, notes) as writer:

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .readable import check_readable
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -43,11 +45,10 @@ def read_truth(path: Path) -> Truth:
         The truth.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        OSError: if there is no such file, or it may not be read.
         ValueError: if it is not such a file.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"truth {path} does not exist; `emo puppet --truth` writes one")
+    check_readable(path, "truth", "what `emo puppet --truth` writes")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         rows = data["frames"]

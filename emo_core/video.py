@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from .aac import SoundTrack
-from .disk import Disk, remove_left, reopened
+from .disk import Disk, remove_left, reopened, replace_file
 from .pictures import read_picture
+from .readable import check_readable
 from .sound_files import read_sound
 
 __all__ = ["FILM_SUFFIXES", "VideoWriter", "check_film_path", "read_picture", "read_sound",
@@ -42,15 +43,12 @@ def read_video(path: Path) -> tuple[Tensor, Fraction, dict[str, str]]:
         case; `comment` is what VideoWriter was given, as JSON.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        OSError: if there is no such file, or it may not be read.
         ValueError: if it is a folder or no film, or breaks off.
     """
     import av
 
-    if path.is_dir():
-        raise ValueError(f"the film {path} is a folder; give a film")
-    if not path.is_file():
-        raise FileNotFoundError(f"the film {path} does not exist; give a film")
+    check_readable(path, "film", "a film")
     try:
         with av.open(str(path)) as file:
             if not file.streams.video:
@@ -88,8 +86,14 @@ def check_film_path(path: Path) -> None:
         raise FileNotFoundError(
             f"the folder {path.parent} for {path.name} does not exist; make it or change the name"
         )
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"the folder {path.parent} cannot be written; choose another")
+    probe = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
+    try:  # Windows tells by trying alone
+        probe.open("xb").close()
+        probe.unlink()
+    except OSError as error:
+        raise PermissionError(
+            f"the folder {path.parent} cannot be written ({error.strerror}); choose another"
+        ) from None
 
 
 class VideoWriter:
@@ -228,7 +232,15 @@ class VideoWriter:
         self._disk.close()
         if self._disk.error is not None:
             raise self._disk.error
-        os.replace(self._partial, self.path)
+        try:
+            replace_file(self._partial, self.path)
+        except PermissionError:  # Windows, while a player has the older film open
+            name = f"{self.path.stem}-{secrets.token_hex(4)}{self.path.suffix}"
+            kept = self.path.with_name(name)
+            os.replace(self._partial, kept)
+            raise PermissionError(
+                f"{self.path} is in use and was not replaced; the new film is whole, as {kept}"
+            ) from None
 
     def _abandon(self) -> None:
         """Close and remove what is not a whole film; what closing it says does not matter."""

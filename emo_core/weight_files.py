@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .readable import check_readable
+
 PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 """Endings of files that torch.save wrote."""
 
@@ -163,13 +165,10 @@ def open_weights(
         wanted: what to give in its place, for the same.
 
     Raises:
-        FileNotFoundError: if there is none.
+        OSError: if there is none, or it may not be read.
         ValueError: if it is a folder, truncated, of another format, or a pickle with code in it.
     """
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; give the .safetensors file inside it")
-    if not path.is_file():
-        raise FileNotFoundError(f"the {what} {path} does not exist; give {wanted}")
+    check_readable(path, what, wanted)
     with path.open("rb") as file:
         start = file.read(64)
     wrong = _foreign(start)

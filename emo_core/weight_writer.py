@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+
+from .disk import appearing
 
 Progress = Callable[[int, int], None]
 """Told of (bytes written, bytes in all) after every tensor."""
@@ -22,20 +21,6 @@ _NAMES = {
     torch.uint8: "U8", torch.bool: "BOOL", torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2",
 }  # fmt: skip
-
-
-@contextmanager
-def appearing(path: Path) -> Iterator[Path]:
-    """A file beside `path` to be written, which takes its place at the end or disappears."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        yield partial
-        mask = os.umask(0)  # the only way to read it; safetensors lets nobody else read the file
-        os.umask(mask)
-        partial.chmod(0o666 & ~mask)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def save_whole(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:

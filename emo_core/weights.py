@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .audio import AudioEncoder
-from .audio_encoder import AudioEncoderConfig, build_audio_encoder
+from .audio_encoder import AudioEncoderConfig, build_audio_encoder, check_encoder
 from .config import EMOConfig
 from .hallo_files import ORIGIN, Variant, as_checkpoint, is_hallo, with_variant
 from .model import EMO
@@ -192,6 +192,7 @@ def skeleton(
         modules["vae."] = AutoencoderKL(vae, dtype, "meta")
     heard = audio_encoder_config(file.header)
     if heard is not None:
+        check_encoder(heard, config.audio)
         modules["audio_encoder."] = build_audio_encoder(heard, dtype=dtype, device=device)
     return modules
 
@@ -218,7 +219,7 @@ def save_checkpoint(
 
     Raises:
         ValueError: if a weight is NaN, infinite or too large for dtype, or an audio encoder comes
-            without its configuration.
+            without its configuration or is not the network's.
     """
     if (audio_encoder is None) != (audio_encoder_config is None):
         raise ValueError("an audio encoder is saved together with its configuration; give both")
@@ -227,6 +228,7 @@ def save_checkpoint(
     if vae is not None:
         parts["vae."], header["vae_config"] = vae, vae.config.to_json()
     if audio_encoder is not None and audio_encoder_config is not None:
+        check_encoder(audio_encoder_config, model.config.audio)
         parts["audio_encoder."] = audio_encoder
         header["audio_encoder"] = json.dumps(audio_encoder_config.to_dict())
     header["training"] = json.dumps(dict(training or {}))

@@ -109,7 +109,7 @@ def test_the_package_has_what_the_nodes_need_and_not_the_trainer() -> None:
         assert needed in shipped, needed
     for folder in ("nodes/", "web/docs/", "example_workflows/"):
         assert any(name.startswith(folder) for name in shipped), folder
-    for folder in ("tests/", "docs/", ".ci/", "emo_core/training/"):
+    for folder in ("tests/", ".ci/", "emo_core/training/"):
         assert not any(name.startswith(folder) for name in shipped), folder
 
 
@@ -142,6 +142,18 @@ def test_every_node_has_a_help_page_with_a_picture(node_id: str) -> None:
     assert pictures, f"{page} has no picture"
     for picture in pictures:
         assert f"web/docs/{picture}" in shipped_files(), f"{page} shows {picture}, which is missing"
+
+
+def test_pages_link_to_what_is_shipped() -> None:
+    shipped = shipped_files()
+    pages = [name for name in shipped if name.endswith(".md") and not name.startswith("web/")]
+    assert {"README.md", "docs/emo-tiny.md", "docs/joins.md"} <= set(pages)
+    for page in pages:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#\s]+)", text):
+            if "://" not in target:
+                there = (ROOT / page).parent.joinpath(target).resolve().relative_to(ROOT.resolve())
+                assert there.as_posix() in shipped, f"{page} links to {target}"
 
 
 def test_every_node_is_in_an_example_workflow() -> None:

@@ -79,7 +79,7 @@ class Bench:
         animate: the model.
         meter: what reads its films.
         round_trip: the model's VAE, there and back.
-        clip_starts: the first frame of every clip in a film of so many frames.
+        seams: where clips meet in a film of so many frames; see ClipPlan.seam.
     """
 
     def __init__(
@@ -87,13 +87,13 @@ class Bench:
         animate: Animate,
         meter: PuppetMeter,
         round_trip: RoundTrip,
-        clip_starts: Callable[[int], Sequence[int]],
+        seams: Callable[[int], Sequence[int]],
     ) -> None:
         """Keep what is needed."""
         self.animate = animate
         self.meter = meter
         self.round_trip = round_trip
-        self.clip_starts = clip_starts
+        self.seams = seams
         self.strangers = gallery(meter, 99)
 
     def measure(
@@ -154,7 +154,7 @@ class Bench:
         portrait = self.meter.read(film.portrait()[None]).identity
         to_portrait = self.meter.identity_error(read.identity, portrait)
         centre = smooth(read.centre)
-        jump = join_jump(frames, self.clip_starts(len(frames)))
+        jump = join_jump(frames, self.seams(len(frames)))
         return {
             "missing_frames": float(len(film.controls) - len(frames)),
             "openness_r": openness_against(read, film),

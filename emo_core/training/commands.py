@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..disk import appearing
+from ..readable import check_readable
 from ..sound_files import read_sound
 from ..video import FILM_SUFFIXES, VideoWriter
 from ..waveform import SAMPLE_RATE, num_frames, to_mono_16k
@@ -122,15 +123,16 @@ def run_puppet(args: argparse.Namespace) -> int:
     recording = _recording(args)
     controls = portrait_controls(args.seed) if recording is None else _perform(recording, args.seed)
     identity = make_identity(args.seed)
-    with _finished(args.truth) as truth_path, _finished(args.output) as output:
-        if truth_path is not None:
+    with ExitStack() as truth_appears:  # when the picture or the film is there
+        if args.truth is not None:
             told = truth(args.seed, controls, face_boxes(identity, controls))
-            truth_path.write_text(json.dumps(told), encoding="utf-8")
+            partial = truth_appears.enter_context(appearing(args.truth))
+            partial.write_text(json.dumps(told), encoding="utf-8")
         pictures = (render(identity, part, args.size) for part in torch.split(controls, 64))
         if recording is None:
-            _write_picture(output, next(pictures)[0])
+            _write_picture(args.output, next(pictures)[0])
         else:
-            _write_film(output, pictures, args.size, recording)
+            _write_film(args.output, pictures, args.size, recording)
     box = [round(args.size * side) for side in face_boxes(identity, controls)[0].tolist()]
     logger.info(
         "wrote %s: %d frame%s; the face%s: --face-box %d,%d,%d,%d",
@@ -152,11 +154,10 @@ def read_phones(path: Path) -> tuple[Phone, ...]:
     Raises:
         ValueError: with the line's number, if a line is malformed or out of order.
     """
+    check_readable(path, "phones file", "lines start<TAB>end<TAB>phone")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError as error:
-        raise ValueError(f"the phones file {path} does not exist; check --phones") from error
-    except (UnicodeDecodeError, IsADirectoryError) as error:
+    except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not a text file in UTF-8; give lines start<TAB>end<TAB>phone"
         ) from error
@@ -246,24 +247,11 @@ def _perform(recording: _Recording, seed: int) -> Tensor:
     return act(mouth_track(recording.phones, count), heard, seed)
 
 
-@contextmanager
-def _finished(path: Path | None) -> Iterator[Any]:
-    """Lend a name beside the wanted one, which it takes only when all went well."""
-    if path is None:
-        yield None
-        return
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _write_picture(path: Path, picture: Tensor) -> None:
     from PIL import Image
 
-    Image.fromarray(_bytes(picture[None])[0]).save(path)
+    with appearing(path) as partial:
+        Image.fromarray(_bytes(picture[None])[0]).save(partial, "PNG")
 
 
 def _write_film(path: Path, pictures: Iterator[Tensor], size: int, recording: _Recording) -> None:

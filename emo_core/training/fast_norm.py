@@ -17,6 +17,8 @@ class _GroupNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float
     ) -> Tensor:
+        if not x.is_contiguous():
+            x = x.contiguous(memory_format=torch.channels_last)  # as it is where it was already
         size = (x.shape[0], x.shape[1], x.shape[2] * x.shape[3])
         y, mean, rstd = torch.native_group_norm(x, weight, bias, *size, num_groups, eps)
         ctx.save_for_backward(x, weight, mean, rstd)

@@ -15,40 +15,37 @@ The paper weighs nothing.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..attention import RelativePositions, Rows
-from ..conditions import Audience
+from ..attention import RelativePositions
 from ..config import EMOConfig
-from ..face import CENTRED_PRIOR, region_mask, union_box
+from ..face import region_mask
 from ..model import EMO, ClipInputs
 from ..sampling import NUM_TIMESTEPS, alphas_cumprod
+from ..vae import AutoencoderKL
 from .dataset import FilmPieces
+from .dropout import draw_audience
+from .film_sheet import film_sheet
 from .places import closer_look, with_brows
 from .recipes import Recipe
+from .regions import draw_region
 from .stage import Batch, Stage, stream_seed
 
-StageName = Literal["images", "video", "speed"]
+StageName = Literal["images", "video", "speed", "speed-layers"]
+_SPEED_STAGES = ("speed", "speed-layers")
 
-# Chance that a sample sees no condition at all, only no sound, only no portrait: what guidance
-# needs. The paper mentions no condition dropout; Hallo's is 0.05 for each.
-_DROP_ALL, _DROP_AUDIO, _DROP_REFERENCE = 0.08, 0.05, 0.02
-_DROP_SPEED = 0.4
-# Chances of a region that is the centred prior, the portrait's face box, or the union box of the
-# piece; else it is that of the whole film. By how much the middle two are enlarged at most.
-_KINDS, _MARGIN = (0.15, 0.2, 0.3), 0.03
-# Chance of a region of everything for films whose heads have this much room and more, as a part of
-# a face box; with less room it falls with its square.
-_EVERYTHING, _FARTHEST = 0.8, 1 / 6
 # Chance that a clip is a first one, with zero maps for motion frames.
 _FIRST_CLIP = 0.25
 # Chance in stage 3 that the motion frames of a clip all show the last one. They tell how fast the
 # head was, so that nothing would be learned from the speeds where they are true.
 _HELD = 0.5
+# Pieces at the end that are not trained on, at most a tenth of all: they are measured and shown.
+_HELD_OUT = 16
 # Largest noise on motion frames, so that the errors of one clip are not carried to the next.
 _MOTION_NOISE = 0.3
 # The part of u (see loss()) that single frames of stage 2 are drawn from: timesteps above 708.
@@ -68,14 +65,22 @@ class FilmStage(Stage):
         recipe: how many frames ("images") or clips a step has, and how much brows weigh; the
             weights are scaled so that their mean stays what it is without brows.
         seed: of the order of the data.
+        vae: that the pieces were encoded with, for sample sheets; None for none.
     """
 
     def __init__(
-        self, name: StageName, model: EMO, pieces: FilmPieces, recipe: Recipe, seed: int = 0
-    ) -> None:
+        self, name: StageName, model: EMO, pieces: FilmPieces, recipe: Recipe, seed: int = 0,
+        vae: AutoencoderKL | None = None,
+    ) -> None:  # fmt: skip
         self.name, self.recipe = name, recipe
-        self.model, self.pieces, self.seed = model, pieces, seed
+        self.model, self.pieces, self.seed, self._vae = model, pieces, seed, vae
+        self._num_held = min(_HELD_OUT, len(pieces) // 10)
         self.config: EMOConfig = model.config
+        if self.config.speed and self.config.speed.window > self.config.audio.window:
+            raise ValueError(
+                f"films know the speeds of {self.config.audio.window} frames more on either side, "
+                f"and a speed window of {self.config.speed.window} asks for more; make it smaller"
+            )
         self.modules = nn.ModuleDict({"model": model})
         choose_trained(model, name)
         left = alphas_cumprod(self.config.sampling.schedule)
@@ -89,65 +94,74 @@ class FilmStage(Stage):
             count, num_frames = self.recipe.pictures, 1
         elif self.name == "images":
             num_frames = 1
-        items = [self._item(num_frames, generator) for _ in range(count)]
+        return self._batch(count, num_frames, generator)
+
+    def measure(self) -> dict[str, float]:
+        """Errors of the same few clips, or pictures, of the pieces that are held out."""
+        if not self._num_held:
+            return {}
+        num_frames = 1 if self.name == "images" else self.config.temporal.num_frames
+        device = next(self.model.parameters()).device
+        batch = self._batch(_HELD_OUT, num_frames, torch.Generator().manual_seed(0), held_out=True)
+        there = {name: tensor.to(device) for name, tensor in batch.items()}
+        _, parts = self.loss(there, torch.Generator(device).manual_seed(0), 0)
+        return {f"held_out_{name}": float(value) for name, value in parts.items()}
+
+    def sample_sheet(self, path: Path) -> None:
+        """Write films of four people, held out where there are enough of them; see film_sheet()."""
+        if self._vae is not None:
+            shown = range(len(self.pieces))[-4:]
+            film_sheet(self.model, self._vae, self.pieces, shown, path)
+
+    def _batch(
+        self, count: int, num_frames: int, generator: torch.Generator, held_out: bool = False
+    ) -> Batch:
+        items = [self._item(num_frames, generator, held_out) for _ in range(count)]
         return {name: torch.stack([item[name] for item in items]) for name in items[0]}
 
-    def _item(self, num_frames: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def _item(
+        self, num_frames: int, generator: torch.Generator, held_out: bool = False
+    ) -> dict[str, Tensor]:
         pieces, temporal = self.pieces, self.config.temporal
         window = self.config.audio.window
 
         def below(limit: int) -> int:
             return int(torch.randint(limit, (), generator=generator))
 
-        piece, portrait = below(len(pieces)), below(pieces.portraits.shape[1])
+        trained = len(pieces) - self._num_held
+        piece = trained + below(self._num_held) if held_out else below(trained)
+        portrait = below(pieces.portraits.shape[1])
         length, past = pieces.frames.shape[1], temporal.num_motion_frames
         is_first = float(torch.rand((), generator=generator)) < _FIRST_CLIP
         earliest = 0 if is_first or num_frames == 1 else past
         first = earliest + below(length - num_frames - earliest + 1)
         frames = slice(first, first + num_frames)
-        around = slice(first, first + num_frames + 2 * window)
+
+        def around(reach: int) -> slice:  # pieces know as many frames more as the sound's window
+            return slice(first + window - reach, first + window + num_frames + reach)
+
+        fast = self.config.speed.window if self.config.speed else 0
         before = torch.arange(first - past, first)
-        if self.name == "speed" and float(torch.rand((), generator=generator)) < _HELD:
+        if self.name in _SPEED_STAGES and float(torch.rand((), generator=generator)) < _HELD:
             before = torch.full_like(before, first - 1)
         return {
             "portrait": pieces.portraits[piece, portrait].float(),
             "frames": pieces.frames[piece, frames].float(),
             "motion": pieces.frames[piece, before.clamp(min=0)].float(),
             "has_motion": torch.tensor(not is_first),
-            "audio": pieces.audio[piece, around].float().unfold(0, 2 * window + 1, 1),
-            "speed": pieces.speeds[piece, around].unfold(0, 2 * window + 1, 1),
+            "audio": pieces.audio[piece, around(window)].float().unfold(0, 2 * window + 1, 1),
+            "speed": pieces.speeds[piece, around(fast)].unfold(0, 2 * fast + 1, 1),
             "region": self._region(piece, portrait, generator),
             "places": pieces.places[piece, frames],
         }
 
     def _region(self, piece: int, portrait: int, generator: torch.Generator) -> Tensor:
-        """A region that says nothing of the film, or one that tells how far the head goes in it.
-
-        What most people have says nothing: the portrait's face box, at most 3 % larger on each
-        side, or the centred prior, in which the head need not be. The union box of the piece is the
-        paper's ("Face Locator"). That of the whole film is enlarged at random on every side by up
-        to twice the room that it leaves the face, or it is everything, the more often the more
-        room there is.
-        """
-        pieces = self.pieces
-        face, whole = pieces.faces[piece, portrait], pieces.whole[piece]
-        room = max(0.0, float((whole[2:] / face[2:]).mean()) - 1)
-        luck = torch.rand(4, generator=generator)
-        kind = int((luck[2] > torch.tensor(_KINDS).cumsum(0)).sum())
-        box, grow = whole, 2 * room * luck[:2]
-        if kind == 0:
-            box, grow = torch.tensor(CENTRED_PRIOR), torch.zeros(2)
-        elif kind == 1:
-            box, grow = face, _MARGIN * luck[:2]
-        elif kind == 2:
-            box, grow = torch.tensor(union_box(pieces.boxes[piece])), _MARGIN * luck[:2]
-        elif luck[3] < _EVERYTHING * min(1.0, (room / _FARTHEST) ** 2):
-            grow = torch.ones(2) / box[2:]
-        low, high = box[:2] - grow * box[2:], box[:2] + (1 + grow) * box[2:]
-        low, high = low.clamp(0, 1), high.clamp(0, 1)
-        x, y, width, height = torch.cat([low, high - low]).tolist()
-        size = self.config.picture_size
-        mask = region_mask((x, y, width, height), size, size)
+        """See draw_region()."""
+        pieces, size = self.pieces, self.config.picture_size
+        box = draw_region(
+            pieces.faces[piece, portrait], pieces.boxes[piece], pieces.whole[piece], generator
+        )
+        mask = region_mask(box, size, size)
         return mask.expand(self.config.locator.in_channels, -1, -1)
 
     def loss(
@@ -168,7 +182,7 @@ class FilmStage(Stage):
         level = self._noise.to(device)[timestep][:, None, None, None, None]
         noise = torch.randn(frames.shape, generator=generator, device=device)
         audio = rearrange(batch["audio"], "B F L D W -> B F W L D")
-        speed = batch["speed"] if self.name == "speed" else None
+        speed = batch["speed"] if self.name in _SPEED_STAGES else None
         portrait = model.encode_portrait(batch["portrait"])
         motion = None if frames.shape[1] == 1 else self._motion(batch, generator)
         clip = model.prepare(portrait, motion, ClipInputs(audio, batch["region"], speed))
@@ -206,7 +220,11 @@ class FilmStage(Stage):
 
 
 def choose_trained(model: EMO, name: StageName) -> None:
-    """Set which parameters a stage trains; stage 3 only temporal modules and speed layers."""
+    """Set which parameters a stage trains; stage 3 only temporal modules and speed layers.
+
+    "speed-layers" goes on with the speed layers alone, so that films without a request stay what
+    they are, to the bit.
+    """
     for path, parameter in model.named_parameters():
         temporal = "motion_modules" in path or "temporal_positions" in path
         speed = "speed" in path
@@ -214,28 +232,10 @@ def choose_trained(model: EMO, name: StageName) -> None:
             parameter.requires_grad_(not temporal and not speed)
         elif name == "video":
             parameter.requires_grad_(not speed)
+        elif name == "speed-layers":
+            parameter.requires_grad_(speed)
         else:
             parameter.requires_grad_(temporal or speed)
-
-
-def draw_audience(count: int, generator: torch.Generator, device: torch.device) -> Audience:
-    """Draw which samples see which condition."""
-    luck = torch.rand(count, generator=generator, device=device)
-    slow = torch.rand(count, generator=generator, device=device)
-    nothing = luck < _DROP_ALL
-    no_audio = nothing | (luck > 1 - _DROP_AUDIO)
-    no_reference = nothing | ((luck > _DROP_ALL) & (luck < _DROP_ALL + _DROP_REFERENCE))
-
-    def rows(dropped: Tensor) -> Rows:
-        index = (~dropped).nonzero().flatten()
-        return Rows() if len(index) == count else Rows(index, index)
-
-    return Audience(
-        reference=rows(no_reference),
-        audio=rows(no_audio),
-        region=rows(nothing),
-        speed=rows(nothing | (slow < _DROP_SPEED)),
-    )
 
 
 def initialise(model: EMO, seed: int) -> None:

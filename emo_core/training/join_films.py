@@ -140,9 +140,8 @@ class _Watch:
         self._colours.append((pictures.mean((2, 3)) - self._colour).abs().mean(1))
         before = pictures[:1] if self._last is None else self._last
         jumps = (pictures - torch.cat([before, pictures[:-1]])).abs().mean((1, 2, 3)).tolist()
-        if plan.index:
-            self._jumps[True].append(jumps[0])
-        self._jumps[False].extend(jumps[1:])
+        self._jumps[True].extend(jumps[: len(plan.seam)])
+        self._jumps[False].extend(jumps[max(1, len(plan.seam)) :])
         self._last = pictures[-1:]
 
     def figures(self, truth: TruthFilm) -> dict[str, float]:

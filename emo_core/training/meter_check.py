@@ -9,18 +9,22 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from ..film import decode
 from ..measurements import head_speed_of, pearson
+from ..vae import AutoencoderKL
 from .acting import FRAME_RATE
 from .identities import make_identity
 from .meters import PuppetMeter
 from .readings import Readings
-from .truth_films import TruthFilm
+from .truth_films import TruthFilm, make_films
+from .voices import Utterance
 
 RoundTrip = Callable[[Tensor], Tensor]
 """(F, 3, H, W) to the same: what a coder makes of frames."""
 
 NUM_POSE = 6  # yaw, pitch, roll, tx, ty, scale
 GALLERY_FIRST_SEED = 7_000_000
+_NUM_FILMS, _FIRST_FILM = 24, 2_000_000
 
 
 def check_meter(
@@ -47,6 +51,32 @@ def check_meter(
     del result["right_puppet"]
     result["films"] = float(len(films))
     return result
+
+
+def meter_worth(
+    meter: PuppetMeter, utterances: Sequence[Utterance], vae: AutoencoderKL
+) -> dict[str, dict[str, float]]:
+    """What a meter's file says of it: check_meter() on frames as drawn and after the VAE.
+
+    Args:
+        meter: the meter.
+        utterances: what the puppets of the films say; the first 24 are taken.
+        vae: the model's, whose pictures the meter is to read.
+
+    Returns:
+        "truth", frames as drawn, and "coded", the same through the VAE.
+    """
+    films = make_films(utterances[:_NUM_FILMS], _FIRST_FILM)
+    return {
+        "truth": check_meter(meter, films),
+        "coded": check_meter(meter, films, lambda frames: through_vae(vae, frames)),
+    }
+
+
+@torch.inference_mode()
+def through_vae(vae: AutoencoderKL, frames: Tensor) -> Tensor:
+    """Frames (F, 3, H, W), 0..1, as the VAE gives them back."""
+    return torch.cat([decode(vae, vae.encode(part * 2 - 1)) for part in torch.split(frames, 16)])
 
 
 def read_film(meter: PuppetMeter, frames: Tensor, round_trip: RoundTrip | None) -> Readings:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,18 @@ def read_training(path: Path) -> dict[str, Any]:
         header = file.metadata() or {}
     record: dict[str, Any] = json.loads(header.get("training", header.get("listening", "{}")))
     return record
+
+
+def commit() -> str | None:
+    """The version of the code in this checkout, "-dirty" where it was changed; None outside one."""
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.stdout.strip()
 
 
 def check_origin(what: str, stated: Mapping[str, str] | None, expected: Mapping[str, str]) -> None:

@@ -39,5 +39,6 @@ RECIPES = {
     "meters": Recipe(2e-3, 0.0, 100, 64, 0.998, weight_decay=0.02, clip=5.0),
     "images": Recipe(1.5e-3, 0.05, 60, 48, 0.998),
     "video": Recipe(1e-3, 0.05, 60, 5, 0.998, pictures=40, brows=20.0),
-    "speed": Recipe(7e-4, 0.05, 60, 6, 0.998, brows=4.0),
+    "speed": Recipe(1e-3, 0.05, 60, 6, 0.998, brows=4.0),
+    "speed-layers": Recipe(1e-3, 0.05, 60, 6, 0.998),
 }

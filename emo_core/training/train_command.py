@@ -8,6 +8,7 @@ films      puppets that speak, as latents and sound features
 images     stage 1: backbone, ReferenceNet, face locator, sound
 video      stage 2: temporal modules and motion frames
 speed      stage 3: temporal modules and speed layers
+speed-layers  more of stage 3 for the speed layers alone; optional
 decoder    the autoencoder's decoder alone, for sharper pictures
 pack       everything into one checkpoint
 report     the behaviour table of a checkpoint
@@ -26,7 +27,9 @@ import torch
 
 from ..devices import find_device
 from ..weights import find_checkpoint
+from . import measure_stages
 from . import train_stages as run
+from .identities import FIRST_UNSEEN_SEED
 from .join_films import chosen_options
 from .report import chosen_rows
 
@@ -39,14 +42,16 @@ STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     "images": run.train_on_films,
     "video": run.train_on_films,
     "speed": run.train_on_films,
+    "speed-layers": run.train_on_films,
     "decoder": run.train_vae,
     "pack": run.pack_checkpoint,
-    "report": run.report,
-    "joins": run.measure_joins,
+    "report": measure_stages.report,
+    "joins": measure_stages.measure_joins,
 }
-_TRAINED = ("vae", "listening", "meters", "images", "video", "speed", "decoder")
+_ON_FILMS = ("images", "video", "speed", "speed-layers")
+_TRAINED = ("vae", "listening", "meters", *_ON_FILMS, "decoder")
 # Trained until they are told to stop; the others of _TRAINED know how long they take.
-_ENDLESS = ("vae", "images", "video", "speed", "decoder")
+_ENDLESS = ("vae", *_ON_FILMS, "decoder")
 _MEASURED = ("report", "joins")
 # Which stages look at an option; another would leave it out in silence.
 _ONLY_FOR: dict[str, tuple[str, ...]] = {
@@ -58,7 +63,7 @@ _ONLY_FOR: dict[str, tuple[str, ...]] = {
     "output": ("pack", *_MEASURED),
     "rows": _MEASURED,
     "sound_only": ("films",),
-    "start": ("images", "video", "speed"),
+    "start": _ON_FILMS,
     "steps": _TRAINED,
 }
 _DEFAULTS = {"device": "cpu", "first": 0, "model": "emo-tiny"}
@@ -85,7 +90,7 @@ def add_train(subparsers: Any) -> None:
         "--minutes",
         type=float,
         help="minutes of training, resumptions included; these or --steps are needed for vae, "
-        "images, video, speed and decoder (meters: 25); joins: of each film (1)",
+        "images, video, speed, speed-layers and decoder (meters: 25); joins: of each film (1)",
     )
     parser.add_argument(
         "--steps", type=int, help="steps of training, resumptions included (listening: 4000)"
@@ -100,9 +105,9 @@ def add_train(subparsers: Any) -> None:
         "--start",
         type=Path,
         metavar="FILE",
-        help="images, video, speed: weights to begin with, such as video.safetensors of another "
-        "work folder with the same films (default: those of the stage before); give it again to go "
-        "on",
+        help="images, video, speed, speed-layers: weights to begin with, such as video.safetensors "
+        "of another work folder with the same films (default: those of the stage before); give it "
+        "again to go on",
     )
     parser.add_argument("--first", type=int, help="films: seed of the first puppet (0)")
     parser.add_argument(
@@ -174,6 +179,12 @@ def _check(args: argparse.Namespace) -> None:
     if args.stage in _ENDLESS and args.steps is None and args.minutes is None:
         raise ValueError(
             f"{args.stage} is trained until it is told to stop; give --minutes, --steps or both"
+        )
+    made = -(-(args.count or 2600) // run.SHARD) * run.SHARD
+    if args.stage == "films" and (last := (args.first or 0) + made - 1) >= FIRST_UNSEEN_SEED:
+        raise ValueError(
+            f"--first and --count reach seed {last}, and from {FIRST_UNSEEN_SEED} on puppets are "
+            "kept for tests; take a smaller --first"
         )
     if args.work.exists() and not args.work.is_dir():
         raise NotADirectoryError(f"--work {args.work} is a file; give a folder")

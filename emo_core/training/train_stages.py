@@ -17,7 +17,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from ..audio_encoder import tiny_logmel
+from ..audio_encoder import tiny_encoder
 from ..model import EMO
 from ..presets import tiny
 from ..vae import AutoencoderKL, load_vae, save_vae
@@ -31,21 +31,29 @@ from .film_stages import FilmStage, initialise
 from .frames import FramePool
 from .listening import ListeningPlan, ListeningStage, load_listening, save_listening
 from .meter_training import MeterPlan, MeterStage
-from .meters import save_meter
-from .origins import check_origin, digest, digests, origin_header, read_origin, read_training
+from .meters import METERS_FILE, save_meter
+from .origins import (
+    check_origin,
+    commit,
+    digest,
+    digests,
+    origin_header,
+    read_origin,
+    read_training,
+)
 from .recipes import RECIPES
 from .speech import make_utterances
 from .stages import VAEStage
 from .train_settings import TrainSettings
 from .trainer import Trainer
 from .utterance_files import load_utterances, save_utterances
-from .voices import FLITE_VOICES, HELD_OUT_VOICES
 
 logger = logging.getLogger(__name__)
 
-_BEFORE = {"images": None, "video": "images", "speed": "video"}
+_BEFORE = {"images": None, "video": "images", "speed": "video", "speed-layers": "speed"}
 _CODERS = ("vae", "listening")
-_SHARD = 100
+SHARD = 100
+"""Puppets in a file of films."""
 
 
 def make_voices(args: argparse.Namespace) -> None:
@@ -74,28 +82,35 @@ def train_vae(args: argparse.Namespace) -> None:
 def train_listening(args: argparse.Namespace) -> None:
     """Train the audio encoder: 4000 steps where nothing else is said."""
     utterances = load_utterances(_needed(args.work, "voices"))
-    plan = ListeningPlan(tiny_logmel(), args.seed, RECIPES["listening"].batch)
+    plan = ListeningPlan(tiny_encoder(tiny().audio), args.seed, RECIPES["listening"].batch)
     stage = ListeningStage(utterances, plan)
     stage.origin = digests(args.work, ("voices",))
     trainer = Trainer(stage, _settings(args, "listening", steps=4000))
     trainer.run()
     trainer.swap_averaged()
-    report = {"steps": trainer.step, "minutes": round(trainer.seconds / 60, 1)}
+    report = _facts(trainer)
     header = origin_header(stage.origin)
     encoder = stage.encoder.cpu()
     save_listening(args.work / "listening.safetensors", encoder, plan, report, header)
 
 
 def train_meters(args: argparse.Namespace) -> None:
-    """Train what measures puppets: 25 minutes where nothing else is said."""
+    """Train what measures puppets, 25 minutes where nothing else is said, and measure it too."""
+    from .meter_check import meter_worth
+    from .release import VAES, latest
+
+    spoken = load_utterances(_needed(args.work, "voices"))
+    vae = load_vae(latest(args.work, VAES))
     stage = MeterStage(MeterPlan(args.seed, RECIPES["meters"].batch))
     trainer = Trainer(stage, _settings(args, "meters", minutes=25))
     trainer.run()
     trainer.swap_averaged()
     stage.finish()
-    frames = trainer.step * stage.plan.batch
-    record = {"steps": trainer.step, "frames": frames, "seed": args.seed}
-    save_meter(stage.meter.cpu(), args.work / "meters" / "meters.safetensors", record)
+    meter = stage.meter.cpu().eval()
+    record = {**_facts(trainer), "frames": trainer.step * stage.plan.batch}
+    path = args.work / "meters.safetensors"
+    save_meter(meter, path, {**record, **meter_worth(meter, spoken, vae)})
+    logger.info("to measure with it, put %s in the place of %s", path, METERS_FILE)
 
 
 def make_films(args: argparse.Namespace) -> None:
@@ -108,8 +123,8 @@ def make_films(args: argparse.Namespace) -> None:
     origin = digests(args.work, _CODERS)
     folder = args.work / "films"
     folder.mkdir(exist_ok=True)
-    for first in range(args.first, args.first + (args.count or 2600), _SHARD):
-        path, seeds = folder / f"puppets-{first:07d}.safetensors", range(first, first + _SHARD)
+    for first in range(args.first, args.first + (args.count or 2600), SHARD):
+        path, seeds = folder / f"puppets-{first:07d}.safetensors", range(first, first + SHARD)
         if not path.exists():
             films.make(seeds).save(path, origin_header(origin))
         elif args.sound_only:
@@ -146,13 +161,17 @@ def train_on_films(args: argparse.Namespace) -> None:
         _load_network(model, path)
         origin[before] = digest(path)
     pieces = FilmPieces.load(paths)
-    stage = FilmStage(name, model, pieces, recipe, args.seed)
+    coder = args.work / "vae.safetensors"  # the trainer works without it where only films are
+    stage = FilmStage(name, model, pieces, recipe, args.seed,
+                      load_vae(coder) if coder.exists() else None)  # fmt: skip
     stage.origin = origin
     trainer = Trainer(stage, _settings(args, name))
     trainer.run()
     trainer.swap_averaged()
     tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
-    began = {"start": read_training(args.start)} if args.start else {}
+    began = {"films": f"{len(pieces)} pieces of {_seeds_of(paths)}"}
+    if args.start:
+        began["start"] = read_training(args.start)
     header = _record(trainer, began) | origin_header(origin)
     save_whole(args.work / f"{name}.safetensors", tensors, header)
 
@@ -207,44 +226,6 @@ def pack_checkpoint(args: argparse.Namespace) -> None:
     pack(args.work, args.output or args.work / "emo-tiny.safetensors")
 
 
-def report(args: argparse.Namespace) -> None:
-    """Measure a checkpoint; goes on where an earlier call was."""
-    from .release import measure
-    from .report import ROWS, chosen_rows, to_json, to_markdown, voices_of
-
-    rows = chosen_rows(args.rows or ",".join(ROWS))
-    voices = {"espeak": HELD_OUT_VOICES, "flite": FLITE_VOICES}
-    files = {name: args.work / f"voices-{name}.safetensors" for name in voices_of(rows)}
-    for name, path in files.items():
-        if not path.exists():
-            save_utterances(path, make_utterances(36, 1, voices[name], "test"))
-    table = measure(args.model, files, args.count or 24, args.work / "report.jsonl", rows)
-    output = args.output or args.work / "report.md"
-    output.write_text(to_markdown(table), encoding="utf-8")
-    output.with_suffix(".json").write_text(json.dumps(to_json(table)), encoding="utf-8")
-
-
-def measure_joins(args: argparse.Namespace) -> None:
-    """Measure how clips may meet; goes on where an earlier call was."""
-    from ..weights import find_checkpoint, load_model
-    from . import join_films
-    from .journal import Journal, Origin
-    from .meters import METERS_FILE, load_meter
-
-    voices = args.work / "voices-espeak.safetensors"
-    if not voices.exists():
-        save_utterances(voices, make_utterances(36, 1, HELD_OUT_VOICES, "test"))
-    bench = join_films.JoinBench(load_model(args.model), load_meter())
-    origin = Origin(digest(find_checkpoint(args.model)), digest(METERS_FILE))
-    journal, seconds = Journal(args.work / "joins.jsonl", origin), 60 * (args.minutes or 1)
-    options = join_films.chosen_options(args.rows or "")
-    found = join_films.measure_joins(
-        bench, load_utterances(voices), args.count or 4, seconds, journal, options
-    )
-    output = args.output or args.work / "joins.md"
-    output.write_text(join_films.joins_table(found, seconds), encoding="utf-8")
-
-
 def _settings(
     args: argparse.Namespace, name: str, steps: int | None = None, minutes: float | None = None
 ) -> TrainSettings:
@@ -274,8 +255,21 @@ def _needed(work: Path, name: str) -> Path:
 
 def _record(trainer: Trainer, more: Mapping[str, Any]) -> dict[str, str]:
     """What a stage's file is to say of its training."""
-    record = {
+    return {"training": json.dumps({**_facts(trainer), **more})}
+
+
+def _facts(trainer: Trainer) -> dict[str, Any]:
+    """Steps, time, seed, code and the last losses of a training."""
+    last = (trainer.logged() or [{}])[-1]
+    known = ("step", "seconds", "rate")
+    return {
         "steps": trainer.step, "minutes": round(trainer.seconds / 60, 1),
-        "date": date.today().isoformat(), **more,
+        "date": date.today().isoformat(), "seed": trainer.settings.seed, "commit": commit(),
+        **{name: value for name, value in last.items() if name not in known},
     }  # fmt: skip
-    return {"training": json.dumps(record)}
+
+
+def _seeds_of(paths: Sequence[Path]) -> str:
+    """Which puppets files of films show, by their names."""
+    firsts = [int(path.stem.split("-")[1]) for path in paths if path.stem.startswith("puppets-")]
+    return f"puppets {min(firsts)} to {max(firsts) + SHARD - 1}" if firsts else "other films"

@@ -81,6 +81,10 @@ class Trainer:
         """Where the run's state is kept."""
         return self.settings.folder / f"{self.stage.name}.pt"
 
+    @property
+    def _journal(self) -> Path:
+        return self.settings.folder / f"{self.stage.name}.jsonl"
+
     def run(self) -> None:
         """Train until the settings' steps or minutes are reached, then save."""
         settings = self.settings
@@ -90,7 +94,7 @@ class Trainer:
             rate = settings.rate(self.step, self.seconds)
             logs.append(self._train_step(rate))
             self.step += 1
-            self.seconds = time.monotonic() - began
+            self.seconds = self._agreed(time.monotonic() - began)
             if self.step % settings.log_every == 0 or self._finished():
                 self._log(logs, rate)
                 logs = []
@@ -99,6 +103,14 @@ class Trainer:
             if self._due():
                 self.save()
         self.save()
+
+    def _agreed(self, seconds: float) -> float:
+        """The first process's clock: all end and slow down at the same step."""
+        if self._accelerator is None or self._accelerator.num_processes == 1:
+            return seconds
+        from accelerate.utils import broadcast
+
+        return float(broadcast(torch.tensor([seconds], device=self.device)))
 
     def _finished(self) -> bool:
         settings = self.settings
@@ -128,7 +140,9 @@ class Trainer:
             loss, parts = self._driver(batch, generator, self.step)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss of step {self.step} of {self.stage.name} is {loss}")
-        if self._accelerator is None:
+        if not loss.requires_grad:
+            pass  # chance dropped the condition of everything that is trained, in every sample
+        elif self._accelerator is None:
             loss.backward()
         else:
             self._accelerator.backward(loss)
@@ -159,9 +173,21 @@ class Trainer:
         if not self._is_main():
             return
         line.update(self._averaged(self.stage.measure))
-        with (self.settings.folder / f"{self.stage.name}.jsonl").open("a") as file:
+        with self._journal.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         logger.info("%s", json.dumps(line))
+
+    def logged(self) -> list[dict[str, Any]]:
+        """All lines of the log, the last the latest."""
+        if not self._journal.exists():
+            return []
+        return [json.loads(line) for line in self._journal.read_text("utf-8").splitlines()]
+
+    def _forget_later_steps(self) -> None:
+        """Take steps out of the log that were taken after the checkpoint and will be again."""
+        known = [json.dumps(line) for line in self.logged() if line["step"] <= self.step]
+        if known and self._is_main():
+            self._journal.write_text("\n".join(known) + "\n", encoding="utf-8")
 
     def _sheet(self) -> None:
         if self._is_main():
@@ -214,6 +240,7 @@ class Trainer:
         torch.set_rng_state(state["random"].cpu())
         self.step, self.seconds = state["step"], state["seconds"]
         self._saved = (self.step, self.seconds)
+        self._forget_later_steps()
         logger.info("resumed %s at step %d", self.stage.name, self.step)
 
 

@@ -113,13 +113,14 @@ class _Espeak:
     """libespeak-ng in retrieval mode with phoneme events in IPA."""
 
     def __init__(self) -> None:
-        name = ctypes.util.find_library("espeak-ng") or "libespeak-ng.so.1"
+        found = map(ctypes.util.find_library, ("espeak-ng", "libespeak-ng"))  # Windows: the latter
         try:
-            self.library = ctypes.CDLL(name)
+            self.library = ctypes.CDLL(next(filter(None, found), "libespeak-ng.so.1"))
         except OSError as error:
             raise OSError(
                 "libespeak-ng is not installed; install espeak-ng (Debian: apt-get install "
-                "espeak-ng), or train from utterances stored with save_utterances"
+                "espeak-ng; Windows: its installer, and its folder in PATH), or bring sounds and "
+                "phones of your own: emo puppet --sound and --phones, or save_utterances"
             ) from error
         retrieval, events_in_ipa = 2, 0x0001 | 0x0002
         self.rate: int = self.library.espeak_Initialize(retrieval, 0, None, events_in_ipa)

@@ -13,9 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from emo_core import animate as animate_module
 from emo_core.animate import animate
 from emo_core.animate_request import AnimateRequest
 from emo_core.devices import find_device
+from emo_core.pictures import read_picture
 from emo_core.rhythm import FASTEST, SLOWEST, speed_from_sound
 from emo_core.take import Step
 from emo_core.video import VideoWriter, read_sound, read_video
@@ -209,11 +211,48 @@ def test_progress_counts_all_steps_and_may_stop_the_work(
     assert seen[-1] == Step(6, 6, 3, 3)
 
 
-def test_devices_have_names() -> None:
+def test_devices_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
     for name in ("warp", "cuda:99", "cpu:5", "meta", ""):
         with pytest.raises(ValueError, match=r"here there is auto, cpu"):
             find_device(name)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"PyTorch is built for the CPU alone; install .*pytorch"):
+        find_device("cuda")
+    assert find_device("auto") == torch.device("cpu")
+
+
+def test_what_is_not_seen_at_once_is_told(
+    make: Callable[..., Path], tmp_path: Path, make_wav: MakeWav,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    Image.new("RGBA", (100, 40), (9, 99, 199, 90)).save(tmp_path / "wide.png")
+    monkeypatch.setattr(animate_module, "_SLOW_ON_CPU", 1000)
+    with caplog.at_level("INFO"):
+        make(portrait=tmp_path / "wide.png", sound=make_wav("odd.wav", 9, 1000, 12345))
+    for part in ("wide.png is transparent in places; they become white",
+                 "of the portrait's 100x40 pixels the film shows 40x40, from 30,0 on",
+                 "networks of this size take hours on a CPU",
+                 "clips of 2 steps, on cpu",
+                 "sound is mixed to mono: AAC has no 9 channels",
+                 "sound has 16000 samples a second: AAC has no rate of 12345"):  # fmt: skip
+        assert part in caplog.text, part
+    caplog.clear()
+    Image.new("RGBA", (44, 40), (9, 99, 199, 255)).save(tmp_path / "wide.png")
+    with caplog.at_level("INFO"):
+        make(portrait=tmp_path / "wide.png")
+    assert "transparent" not in caplog.text and "the film shows" not in caplog.text
+
+
+def test_a_picture_beyond_all_measure_is_to_be_made_smaller(
+    tmp_path: Path, portrait: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(ValueError, match=r"portrait.png is too large \(.*\); make it smaller"):
+        read_picture(portrait)
 
 
 def noise(seconds: float, loudness: float) -> torch.Tensor:

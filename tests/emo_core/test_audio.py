@@ -155,6 +155,19 @@ def test_an_edit_reaches_two_seconds_back_over_the_joint(encoder):
     assert torch.equal(before[:500], after[:500])
 
 
+@pytest.mark.parametrize("alignment", ["before", "after"])
+def test_the_transformer_hears_the_context(alignment):
+    """Nothing but its attention reaches from 41 s back to 39 s: the windows are not normalised."""
+    torch.manual_seed(0)
+    encoder = build_audio_encoder(replace(CONFIGS[alignment], normalise=False))
+    sound = noise(45.0)
+    edited = sound.clone()
+    edited[16000 * 41 : 16000 * 42] = 0
+    before, after = (encode_sound(encoder, s, 1125, 25).features for s in (sound, edited))
+    assert torch.equal(before[:500], after[:500])
+    assert not torch.equal(before[500:975], after[500:975])
+
+
 def test_a_longer_sound_leaves_finished_windows_alone(encoder):
     sound = noise(45.0)
     whole = encode_sound(encoder, sound, 1125, 25).features

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import signal
@@ -133,7 +134,7 @@ BAD = [
     ({"face_box": "40,0,20,10"}, "reaches outside the picture of 48x40 pixels"),
     ({"face_box": "-1,0,20,10"}, "reaches outside"),
     ({"face_box": "1,1,0,10"}, "at least 2 pixels wide and high"),
-    ({"face_box": "nan,1,5,10"}, "not finite"),
+    ({"face_box": "nan,1,5,10"}, "got nan,1.0,5.0,10.0, of which not all are finite"),
     ({"steps": 0}, "steps must be 1 to 1000, got 0"),
     ({"steps": 1001}, "steps must be 1 to 1000"),
     ({"steps": "x"}, "invalid int"),
@@ -236,7 +237,7 @@ def test_ctrl_c_ends_with_130(
     monkeypatch.setattr(animate, "read_picture", interrupted)
     code, _, err = emo(*words(plain))
     assert code == 130
-    assert err == "emo: interrupted; nothing was left under the output's name\n"
+    assert err == "emo: interrupted; no unfinished file was left\n"
     assert not (tmp_path / "film.mp4").exists()
 
 
@@ -280,7 +281,7 @@ def test_a_signal_in_the_midst_leaves_nothing(
     monkeypatch.setattr(take, "decode", killed)
     code, _, err = emo(*words(plain, clips=tmp_path / "clips"))
     assert code == 128 + number
-    assert err.endswith(f"emo: ended by {number.name}; nothing was left under the output's name\n")
+    assert err.endswith(f"emo: ended by {number.name}; no unfinished file was left\n")
     assert len(folders) == 1 and len(folders[0]) == 1, "a film was on its way"
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
     assert signal.getsignal(number) == signal.SIG_DFL
@@ -312,6 +313,47 @@ def test_a_bug_is_called_one(
     assert err.count("\n") == 1
     assert "Traceback" in emo("--traceback", *words(plain))[2]
     assert "Traceback" in emo(*words(plain), "--traceback")[2]
+
+
+def test_a_missing_package_is_named_with_the_way_to_get_it(
+    emo: Emo, plain: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)  # what an import says of a missing package
+    code, _, err = emo(*words(plain))
+    assert code == 2
+    assert err == (
+        "emo: emo animate needs the package av, which is not installed; in a clone of the "
+        'repository run: pip install -e ".[standalone]"\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate"),
+         "there is not enough memory for this; take a shorter --duration, or close other programs"),
+        (MemoryError(), "there is not enough memory for this; take a shorter --duration, or close"),
+        (torch.OutOfMemoryError("CUDA out of memory."),
+         "the device ran out of memory (CUDA out of memory.); use --device cpu"),
+        (OSError(errno.ENOSPC, "No space left on device", "x.bin"),
+         "No space left on device: x.bin; make room, or choose another folder"),
+        (PermissionError(errno.EACCES, "Permission denied", "x.bin"),
+         "Permission denied: x.bin; change its rights, or choose another"),
+    ],
+)  # fmt: skip
+def test_a_full_machine_is_no_bug(
+    emo: Emo, plain: dict[str, object], monkeypatch: pytest.MonkeyPatch, error: Exception,
+    sentence: str,
+) -> None:  # fmt: skip
+    from emo_core import animate
+
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(animate, "read_picture", full)
+    code, _, err = emo(*words(plain))
+    assert code == 2
+    assert err.startswith(f"emo: {sentence}") and err.count("\n") == 1
 
 
 def test_help_names_units_and_ranges(emo: Emo) -> None:
@@ -348,12 +390,40 @@ def test_puppets_are_drawn_and_their_films_measured(emo: Emo, tmp_path: Path, so
     made = emo("puppet", "--seed", 1000001, "--sound", sound, "--phones", tmp_path / "s.tsv",
                "-o", tmp_path / "f.mp4", "--truth", tmp_path / "t.json")  # fmt: skip
     assert made[0] == 0
+    given = ("--portrait", tmp_path / "p.png", "--sound", sound)
+    code, out, _ = emo("evaluate", tmp_path / "f.mp4", *given, "--truth", tmp_path / "t.json",
+                       "--json")  # fmt: skip
+    figures = json.loads(out)
+    assert code == 0 and figures["frames"] == figures["frames_of_the_sound"] == 11
+    assert figures["mouth_openness_r"] > 0.95 and abs(figures["mouth_openness_best_lag"]) <= 1
+    assert "join_ratio" not in figures, "a puppet's own film has no clips"
+    assert "against loudness" in emo("evaluate", tmp_path / "f.mp4", *given)[1]
     code, _, err = emo("puppet", "--seed", -1, "-o", tmp_path / "q.png")
     assert (code, err.count("\n")) == (2, 1)
     code, _, err = emo("evaluate", tmp_path / "no.mp4", "--portrait", tmp_path / "p.png",
                        "--sound", sound)  # fmt: skip
     assert (code, err.count("\n")) == (2, 1)
     assert "does not exist" in err
+
+
+@pytest.mark.parametrize(("joins", "seams"), [("plain", 2), ("overlap", 6)])
+def test_where_the_clips_of_a_film_meet_is_read_from_the_film(
+    emo: Emo, plain: dict[str, object], joins: str, seams: int
+) -> None:
+    from emo_core.evaluation import _clips
+    from emo_core.measurements import join_jump
+
+    assert emo(*words(plain, joins=joins))[0] == 0
+    frames, _, notes = read_video(Path(str(plain["-o"])))
+    clips = _clips(notes)
+    assert clips is not None
+    numbers = range(1, len(frames))
+    met = [n for n in numbers if (n % clips == 0 if isinstance(clips, int) else n in clips)]
+    assert len(met) == seams
+    code, out, _ = emo("evaluate", plain["-o"], "--portrait", plain["portrait"], "--sound",
+                       plain["sound"], "--json")  # fmt: skip
+    ratio = join_jump(frames.permute(0, 3, 1, 2), clips).ratio
+    assert code == 0 and json.loads(out)["join_ratio"] == pytest.approx(ratio, rel=1e-4)
 
 
 def test_the_trainer_is_told_to_be_elsewhere(emo: Emo, monkeypatch: pytest.MonkeyPatch) -> None:

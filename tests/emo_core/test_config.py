@@ -80,6 +80,12 @@ def test_unknown_and_missing_fields_are_named() -> None:
         ("speed", {"centres": (1.0, 0.0), "radii": (1.0, 1.0)}, "rise"),
         ("speed", {"centres": (0.0,), "radii": (0.0,)}, "above 0"),
         ("sampling", {"schedule": "linear_zero_snr", "prediction": "epsilon"}, "v_prediction"),
+        ("sampling", {"prediction": "v"}, "one of epsilon, v_prediction, got 'v'"),
+        ("unet", {"reference_attention": "layers"}, "one of layer, concat, got 'layers'"),
+        ("audio", {"windows": "file"}, "one of grid, whole_file, pieces_60s, got 'file'"),
+        ("temporal", {"first_motion": "zero"}, "one of zeros, image, got 'zero'"),
+        ("temporal", {"joins": "auto"}, "one of plain, quiet, overlap, got 'auto'"),
+        ("locator", {"place": "latent"}, "one of conv_in, latents, got 'latent'"),
     ],
 )
 def test_contradictions_are_refused(part: str, change: dict[str, object], words: str) -> None:

@@ -6,11 +6,13 @@ import pytest
 import torch
 from small_models import (
     FRAMES,
+    LATENT,
     VARIANTS,
     draw,
     make_conditions,
     pick,
     predict_without,
+    randomise,
     small_config,
     small_model,
 )
@@ -18,6 +20,7 @@ from test_reference import diffusers_unet
 
 from emo_core.attention import Rows
 from emo_core.conditions import CONDITIONS, Audience
+from emo_core.model import EMO
 from emo_core.sampling import Guidance, predict
 
 TIMES = torch.tensor([999, 500, 20])
@@ -50,6 +53,29 @@ def test_rows_that_do_not_see_a_condition_are_as_without_it(variant: str) -> Non
             model, latents[one], TIMES[one], pick(conditions, row), dropped[row]
         )
         close(out[one], alone)
+
+
+@pytest.mark.parametrize("place", ["latents", "conv_in"])
+def test_the_locator_is_added_where_the_configuration_says(place: str) -> None:
+    config = small_config()
+    model = EMO(replace(config, locator=replace(config.locator, place=place)), torch.float64)
+    randomise(model, scale=1.0)
+    model.eval().requires_grad_(False)
+    net, conditions = model.denoising_unet, make_conditions(model)
+    clip, code = net.prepare(conditions), conditions.region[:, None]
+    latents, nobody = draw(1, FRAMES, *LATENT, seed=9), Rows(torch.tensor([], dtype=torch.long))
+    out = net(latents, TIMES[1:2], clip)
+    if place == "latents":
+        close(out, net(latents + code, TIMES[1:2], clip, Audience(region=nobody)))
+    else:
+        assert code.shape[2] == config.unet.widths[0]
+        bias = net.conv_in.bias
+        assert bias is not None
+        even = code[:, 0].mean((-2, -1), keepdim=True).expand_as(code[:, 0])
+        moved = net(latents, TIMES[1:2], replace(clip, region=even))
+        bias.add_(code.mean((0, 1, -2, -1)))  # the same everywhere is as a bias of the convolution
+        close(moved, net(latents, TIMES[1:2], clip, Audience(region=nobody)))
+        assert not torch.allclose(out, moved)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from small_models import LATENT, MOTION, draw, randomise, small_config
 from torch import Tensor
 
+from emo_core import joins as joins_module
 from emo_core.clip_keys import clip_keys
 from emo_core.clips import ClipNoise, ClipPlan, clip_noise, shared_noise
 from emo_core.conditions import Conditions
@@ -27,6 +29,15 @@ from emo_core.sampling import Guidance, make_sampler
 KINDS = [kind for kind in JOINS if kind != "auto"]
 LENGTH = 8
 COUNT = 30
+
+
+def test_loudness_is_the_same_in_blocks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = torch.randn(2, 50_001, generator=torch.Generator().manual_seed(3)) * 0.2
+    whole = sound_levels(sound, 44_100, 40, Fraction(30000, 1001))
+    assert len(whole) == 40 and int(whole[-1]) == 0, "the sound ends before"
+    for block in (1, 7, 39):
+        monkeypatch.setattr(joins_module, "_BLOCK", block)
+        assert torch.equal(sound_levels(sound, 44_100, 40, Fraction(30000, 1001)), whole)
 
 
 def temporal(length: int = 12, motion: int = 4) -> TemporalConfig:
@@ -62,7 +73,7 @@ def test_auto_is_what_the_weights_ask_for() -> None:
     for kind in ("plain", "overlap"):
         config = replace(temporal(), joins=kind)
         assert list(plan_joins("auto", 40, config)) == list(plan_joins(kind, 40, config))
-    with pytest.raises(ValueError, match="joins must be plain, quiet or overlap, got 'auto'"):
+    with pytest.raises(ValueError, match="joins must be one of plain, quiet, overlap, got 'auto'"):
         replace(temporal(), joins="auto")
 
 

@@ -18,7 +18,13 @@ from PIL import Image
 
 from emo_core.disk import Disk
 from emo_core.pictures import fit_portrait
-from emo_core.video import VideoWriter, read_picture, read_sound, read_video
+from emo_core.video import (
+    VideoWriter,
+    check_film_path,
+    read_picture,
+    read_sound,
+    read_video,
+)
 
 MakeWav = Callable[[str, int, int, int], Path]
 
@@ -219,6 +225,55 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, suffix: str) -> None:
         assert "\n" not in str(told.value)
         assert path.read_bytes() == b"old"
         assert [item.name for item in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_film_that_is_open_elsewhere_is_kept_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, which replaces no file that a player has open."""
+    path, replace = tmp_path / "f.mp4", os.replace
+    path.write_bytes(b"old")
+
+    def refuse(source: Path, target: Path) -> None:
+        if target == path:
+            raise PermissionError(13, "Access is denied", str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with (
+        pytest.raises(PermissionError, match=r"in use and was not replaced; .* whole, as ") as e,
+        VideoWriter(path, 25, (16, 16)) as film,
+    ):
+        film.write(frames(5))
+    kept = next(name for name in tmp_path.iterdir() if name != path)
+    assert str(e.value).endswith(str(kept)) and path.read_bytes() == b"old"
+    assert len(read_video(kept)[0]) == 5
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_folder_that_takes_no_file_is_named_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", locked)  # root may write wherever it likes
+    with pytest.raises(PermissionError, match=r"cannot be written \(Permission denied\); choose"):
+        check_film_path(tmp_path / "f.mp4")
+    monkeypatch.undo()
+    check_film_path(tmp_path / "f.mp4")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_truncated_matroska_is_refused(tmp_path: Path) -> None:
+    path, sound = tmp_path / "f.mkv", tone(1, 96000, 16000)
+    with VideoWriter(path, 25, (16, 16), (sound, 16000)) as film:
+        film.write(frames(150))
+    assert read_sound(path)[0].shape[1] >= 96000
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"f.mkv is truncated: it promises 6\.\d\d s and holds"):
+        read_sound(path)
 
 
 def test_names_that_hold_no_film_are_refused(tmp_path: Path) -> None:

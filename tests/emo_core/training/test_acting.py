@@ -17,8 +17,26 @@ from emo_core.training.acting import (
     head_speed,
     truth,
 )
+from emo_core.training.phones import mouth_track, parse_phones
 
 SEEDS = range(30)
+FROZEN_MEANS = (-1.0224, -0.9729, -0.9507, -0.0042, 0.0083, 1.0031, 0.3030, 0.4411, 0.2760, 0.0428,
+                0.0753, 0.0171, -0.0054, 0.0467)  # fmt: skip
+FROZEN_SPREADS = (1.2705, 0.3801, 0.7572, 0.0039, 0.0014, 0.0037, 0.3432, 0.2830, 0.3049, 0.0593,
+                  0.0226, 0.0183, 0.0195, 0.2466)  # fmt: skip
+
+
+def test_acting_is_frozen() -> None:
+    """What the trained model and the meters have learned rests on it: phones, drivers, motion."""
+    time = torch.arange(48000) / 16000
+    swell = 0.5 + 0.5 * torch.sin(4 * math.pi * time)
+    sound = 0.3 * torch.sin(2 * math.pi * (120 * time + 20 * time * time)) * swell
+    phones = parse_phones([(0.0, 0.4, "pau"), (0.4, 1.0, "AA"), (1.0, 1.4, "M"), (1.4, 2.2, "UW"),
+                           (2.2, 2.6, "F"), (2.6, 3.0, "IY")])  # fmt: skip
+    acted = act(mouth_track(phones, 75), drivers(sound), 11)
+    expected = torch.tensor([FROZEN_MEANS, FROZEN_SPREADS])
+    found = torch.stack([acted.mean(0), acted.std(0)])
+    torch.testing.assert_close(found, expected, atol=5e-4, rtol=0.0)
 
 
 def hum(frequency: float, seconds: float) -> torch.Tensor:

@@ -141,9 +141,9 @@ def test_files_that_are_no_phones_are_refused(tmp_path: Path) -> None:
     (tmp_path / "p.tsv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="not a text file"):
         read_phones(tmp_path / "p.tsv")
-    with pytest.raises(ValueError, match="not a text file"):
+    with pytest.raises(ValueError, match="is a folder; give lines start<TAB>end"):
         read_phones(tmp_path)
-    with pytest.raises(ValueError, match="does not exist"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         read_phones(tmp_path / "no.tsv")
 
 

@@ -1,17 +1,24 @@
 """The paper's stages on films: what is trained, and where the loss looks."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from emo_core.attention import Rows
 from emo_core.face import CENTRED_PRIOR, union_box
+from emo_core.film import decode
 from emo_core.model import EMO
+from emo_core.pictures import read_picture
 from emo_core.presets import tiny
 from emo_core.training.dataset import FilmPieces
+from emo_core.training.dropout import draw_audience
 from emo_core.training.fast_layers import operations
 from emo_core.training.film_stages import FilmStage, StageName, initialise
 from emo_core.training.recipes import RECIPES
+from emo_core.vae import AutoencoderKL
+from emo_core.vae_config import VAEConfig
 
 
 def random_pieces(count: int = 3, length: int = 20) -> FilmPieces:
@@ -48,6 +55,41 @@ def stage(name: StageName, brows: float = 0.0, pictures: int = 0) -> FilmStage:
     return FilmStage(name, model, random_pieces(), recipe)
 
 
+def test_held_out_pieces_are_measured_and_never_trained_on() -> None:
+    model = EMO(tiny(), operations=operations())
+    initialise(model, 0)
+    pieces = random_pieces(20)
+    one = FilmStage("images", model, pieces, replace(RECIPES["images"], batch=30))
+    trained = torch.cat([one.batch(draw)["portrait"] for draw in range(6)])
+    held = pieces.portraits[-2:].flatten(0, 1).float()
+    assert not any(torch.equal(a, b) for a in trained for b in held)
+    seen = {float(portrait.sum()) for portrait in trained}
+    assert seen == {float(one.float().sum()) for one in pieces.portraits[:-2].flatten(0, 1)}
+    with torch.no_grad():
+        first = one.measure()
+        assert first == one.measure() and set(first) == {"held_out_error", "held_out_mouth"}
+        model.denoising_unet.conv_out.bias.add_(1)
+        assert one.measure()["held_out_error"] > first["held_out_error"]
+    assert stage("video").measure() == {}
+
+
+def test_a_sheet_shows_what_is_made_above_the_truth(tmp_path: Path) -> None:
+    one = stage("video")
+    vae = AutoencoderKL(VAEConfig.tiny()).eval()
+    one.sample_sheet(tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+    shown = FilmStage("video", one.model.eval(), one.pieces, one.recipe, vae=vae)
+    shown.sample_sheet(tmp_path / "sheet.png")
+    sheet = read_picture(tmp_path / "sheet.png")
+    # Three people, two rows each; the portrait and every fourth of 20 frames.
+    assert sheet.shape == (3, 6 * 128, 6 * 128)
+    made, true = sheet[:, :128], sheet[:, 128:256]
+    assert torch.equal(made[..., :128], true[..., :128]), "the portrait"
+    assert not torch.equal(made[..., 128:], true[..., 128:])
+    wanted = decode(vae, one.pieces.frames[0, :1].float())[0]
+    assert (true[..., 128:256] - wanted).abs().max() < 0.01
+
+
 def test_brows_weigh_as_much_as_eyes_and_the_whole_as_much_as_before() -> None:
     without, with_brows = stage("video"), stage("video", 1.5)
     places, size = without.batch(0)["places"], torch.Size((64, 64))
@@ -69,6 +111,9 @@ def test_brows_weigh_as_much_as_eyes_and_the_whole_as_much_as_before() -> None:
         ("images", "attn_audio", "motion_modules"),
         ("video", "motion_modules", "speed_attention"),
         ("speed", "speed_attention", "attn_audio"),
+        ("speed", "temporal_positions", "attn_audio"),
+        ("speed-layers", "speed_attention", "attention_blocks"),
+        ("speed-layers", "speed_encoder", "temporal_positions"),
     ],
 )
 def test_each_stage_trains_its_own_part(name: StageName, trained: str, frozen: str) -> None:
@@ -90,6 +135,76 @@ def test_a_batch_follows_from_the_draw() -> None:
     assert first["frames"].shape[:2] == (2, tiny().temporal.num_frames)
 
 
+def test_dropout_drops_each_condition_as_often_as_it_says() -> None:
+    """All in 8 % of samples, sound alone in 5, the portrait alone in 2, speeds in 25 besides."""
+    count = 20_000
+    who = draw_audience(count, torch.Generator().manual_seed(0), torch.device("cpu"))
+
+    def without(rows: Rows) -> set[int]:
+        assert rows.index is not None and torch.equal(rows.index, rows.source)
+        return set(range(count)) - set(rows.index.tolist())
+
+    nothing, audio, reference, speed = map(
+        without, (who.region, who.audio, who.reference, who.speed)
+    )
+    assert nothing == audio & reference and nothing <= speed
+    for dropped, part in ((nothing, 0.08), (audio - nothing, 0.05), (reference - nothing, 0.02),
+                          (speed - nothing, 0.25 * 0.92)):  # fmt: skip
+        assert len(dropped) / count == pytest.approx(part, abs=4 * (part / count) ** 0.5)
+    assert not (audio - nothing) & (reference - nothing)
+
+
+def test_a_quarter_of_the_clips_are_first_ones_and_see_zero_maps() -> None:
+    one, generator = stage("video"), torch.Generator().manual_seed(1)
+    items = [one._item(tiny().temporal.num_frames, generator) for _ in range(400)]
+    first = sum(not bool(item["has_motion"]) for item in items) / 400
+    assert 0.18 < first < 0.32
+    batch = {"motion": torch.stack([item["motion"] for item in items[:2]]),
+             "has_motion": torch.tensor([False, True])}  # fmt: skip
+    seen = one._motion(batch, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        none = one.model.no_motion(one.model.encode_portrait(items[0]["portrait"][None]))
+    for name, features in seen.items():
+        assert torch.equal(features[:1], none[name]) and features[1].any(), name
+
+
+def test_a_model_that_predicts_noise_is_trained_on_noise() -> None:
+    """As emo() does: the loss of an answer that is the noise itself is nothing."""
+    config = tiny()
+    sampling = replace(config.sampling, schedule="scaled_linear", prediction="epsilon")
+    model = EMO(replace(config, sampling=sampling), operations=operations())
+    initialise(model, 0)
+    one = FilmStage("images", model, random_pieces(), replace(RECIPES["images"], batch=2))
+    left = one._signal
+    assert float(left[999]) > 0.06, "SD 1.5's last step keeps some signal"
+
+    def know(noisy: torch.Tensor, timestep: torch.Tensor, *_: object) -> torch.Tensor:
+        signal, level = (part[timestep][:, None, None, None, None] for part in (left, one._noise))
+        return (noisy - signal * batch["frames"]) / level
+
+    batch = one.batch(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.denoising_unet, "forward", know)
+        loss, _ = one.loss(batch, torch.Generator().manual_seed(0), 0)
+    assert float(loss) < 1e-6
+
+
+def test_speeds_are_cut_with_their_own_window() -> None:
+    config = tiny()
+    assert config.speed is not None
+    for window in (1, 3):
+        speed = replace(config.speed, window=window)
+        model = EMO(replace(config, speed=speed), operations=operations())
+        if window > config.audio.window:
+            with pytest.raises(ValueError, match="a speed window of 3 asks for more"):
+                FilmStage("speed", model, random_pieces(), RECIPES["speed"])
+            continue
+        one = FilmStage("speed", model, random_pieces(), replace(RECIPES["speed"], batch=1))
+        batch = one.batch(0)
+        wide = stage("speed").batch(0)["speed"][:1]
+        assert torch.equal(batch["speed"], wide[..., 1:-1])
+
+
 def test_motion_frames_of_the_speed_stage_often_hide_how_fast_the_head_was() -> None:
     def held(name: StageName) -> float:
         one, generator = stage(name), torch.Generator().manual_seed(1)
@@ -97,7 +212,7 @@ def test_motion_frames_of_the_speed_stage_often_hide_how_fast_the_head_was() -> 
         return sum(torch.equal(clip, clip[-1:].expand_as(clip)) for clip in motion) / 60
 
     # First clips at the very start of a piece repeat its first frame too; zeros stand for it.
-    assert 0.4 < held("speed") < 0.7
+    assert 0.4 < held("speed") < 0.7 and 0.4 < held("speed-layers") < 0.7
     assert held("video") < 0.15
 
 

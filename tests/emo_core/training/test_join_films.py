@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import pytest
 import torch
 
 from emo_core.clips import plan_clips
+from emo_core.evaluation import _clips
+from emo_core.joins import plan_joins
+from emo_core.measurements import join_jump
+from emo_core.presets import tiny
 from emo_core.training.bench import Measured
 from emo_core.training.identities import make_identity
 from emo_core.training.join_films import (
@@ -61,6 +66,23 @@ def test_jumps_are_counted_where_clips_meet(meter: PuppetMeter) -> None:
     errors = meter.identity_error(read.identity, truth.identity.numbers)
     assert figures["identity_error"] == pytest.approx(float(errors.mean()), rel=1e-4)
     assert set(figures) | {"cost"} == set(FIGURES)
+
+
+def test_all_frames_of_an_overlap_are_its_join(meter: PuppetMeter) -> None:
+    """A film that brightens by 1/100 a frame, and by 2/100 while one clip fades into the next."""
+    truth, plans = make_film(utterance(0), 5), list(plan_joins("overlap", 15, tiny().temporal))
+    assert [list(plan.seam) for plan in plans] == [[], [10, 11, 12]]
+    steps = torch.full((15,), 0.01)
+    steps[10:13] = 0.02
+    frames = steps.cumsum(0)[:, None, None, None].expand(15, 3, 128, 128)
+    watch = _Watch(meter, torch.full((3, 128, 128), 0.5))
+    for plan in plans:
+        watch.take(plan, frames[plan.first : plan.first + plan.kept])
+    assert watch.figures(truth)["join_ratio"] == pytest.approx(2, rel=1e-3)
+    seams = [frame for plan in plans for frame in plan.seam]
+    assert join_jump(frames, seams).ratio == pytest.approx(2, rel=1e-3)
+    noted = {"comment": json.dumps({"clip_starts": [0, 10], "clip_shared": 2})}
+    assert _clips(noted) == seams
 
 
 class Counted(JoinBench):

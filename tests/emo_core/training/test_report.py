@@ -151,6 +151,9 @@ def test_medians_leave_films_without_a_value_out() -> None:
     group = Group(tuple(Measured({"r": value}, {"r": 1.0}) for value in values), 5)
     assert (group.median("r"), group.best("r")) == (0.2, 1.0)
     assert math.isnan(Group((), 5).median("r"))
+    two = Group(group.films[:1] + group.films[2:3], 2)
+    assert two.median("r") == pytest.approx(0.2), "not the better one of two"
+    assert two.largest("r") == 0.3
 
 
 def test_requests_rise_from_three_floors_to_one_and_a_half() -> None:

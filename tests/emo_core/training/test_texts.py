@@ -23,5 +23,12 @@ def test_training_text_is_seeded_and_drawn_from_the_list(language: str) -> None:
 
 
 def test_no_training_text_is_a_test_sentence() -> None:
+    def runs(text: str) -> set[tuple[str, ...]]:
+        words = text.lower().rstrip(".").replace(",", "").split()
+        return {tuple(words[first : first + 3]) for first in range(len(words) - 2)}
+
     rng = np.random.default_rng(0)
-    assert not {training_text(rng) for _ in range(500)} & set(TEST_SENTENCES)
+    trained = set().union(*(runs(training_text(rng)) for _ in range(500)))
+    tested = set().union(*map(runs, TEST_SENTENCES))
+    assert len(trained) > 500 and len(tested) > 50
+    assert not trained & tested

@@ -60,6 +60,7 @@ def test_an_option_of_other_stages_is_refused(
         (("vae", "--steps", "2", "--device", "abacus"), "device 'abacus' is unknown"),
         (("report", "-o", "no/folder/report.md"), "must be a file in a folder that exists"),
         (("joins", "-o", "report.json"), "is to be Markdown"),
+        (("films", "--first", "999901", "--count", "1"), "from 1000000 on puppets are kept for"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_made(

@@ -17,6 +17,8 @@ from emo_core.training import recipes, stages, train_stages
 from emo_core.training.dataset import FilmPieces
 from emo_core.training.frames import FramePool, Frames, draw_frames
 from emo_core.training.listening import ListeningPlan, save_listening
+from emo_core.training.meter_training import MeterPlan
+from emo_core.training.meters import load_meter, meter_record
 from emo_core.training.origins import digest, digests, origin_header, read_origin
 from emo_core.training.utterance_files import save_utterances
 from emo_core.training.voices import Utterance
@@ -73,6 +75,23 @@ def test_the_decoder_is_tuned_for_the_vae_it_came_from(work: Path) -> None:
         train(work, "decoder", "--steps", "3")
 
 
+def test_meters_are_measured_as_drawn_and_after_the_vae(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        train_stages, "MeterPlan", lambda seed, batch: MeterPlan(seed, batch, pool=32, examples=64)
+    )
+    with pytest.raises(FileNotFoundError, match="has none of decoder, vae"):
+        train(work, "meters")
+    save_vae(AutoencoderKL(VAEConfig.tiny()), work / "vae.safetensors", {})
+    train(work, "meters")
+    record = meter_record(work / "meters.safetensors")
+    assert (record["steps"], record["frames"], record["seed"]) == (2, 4, 0)
+    assert record["truth"]["films"] == record["coded"]["films"] == 2
+    assert record["truth"]["yaw_error"] > 0 and record["coded"] != record["truth"]
+    assert load_meter(work / "meters.safetensors").num_identity > 0
+
+
 def test_a_chain_of_stages_is_packed_and_a_broken_one_is_refused(work: Path) -> None:
     train(work, "vae")
     train(work, "listening")
@@ -85,9 +104,21 @@ def test_a_chain_of_stages_is_packed_and_a_broken_one_is_refused(work: Path) -> 
     assert read_origin(work / "images.safetensors") == coders
     images = digest(work / "images.safetensors")
     assert read_origin(work / "video.safetensors") == {**coders, "images": images}
+    train(work, "speed-layers")
+    before, after = (load_file(work / f"{n}.safetensors") for n in ("speed", "speed-layers"))
+    assert {n for n in after if not torch.equal(before[n], after[n])} <= {
+        n for n in after if "speed" in n
+    }
     train(work, "pack")
     packed = load_model(work / "emo-tiny.safetensors")
-    assert packed.training["stages"]["video"]["steps"] == 2
+    found = packed.model.state_dict()
+    for n, tensor in after.items():
+        louder = 1.3 if "speed_attention.to_out" in n else 1.0
+        torch.testing.assert_close(found[n], tensor * louder, rtol=2e-3, atol=1e-4)
+    video = packed.training["stages"]["video"]
+    assert (video["steps"], video["seed"]) == (2, 0) and video["loss"] > 0
+    assert video["films"] == "3 pieces of puppets 0 to 99"
+    assert packed.training["stages"]["listening"]["report"]["mse_open"] > 0
 
     other_work = work / "other"
     (other_work / "films").mkdir(parents=True)
@@ -140,7 +171,7 @@ def replace_weights(path: Path) -> None:
 def test_films_are_heard_again_by_a_new_encoder_and_refused_for_a_new_vae(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_stages, "_SHARD", 1)
+    monkeypatch.setattr(train_stages, "SHARD", 1)
     save_vae(AutoencoderKL(VAEConfig.tiny()), work / "vae.safetensors", {})
     plan = ListeningPlan(tiny_logmel())
     encoder = build_audio_encoder(plan.encoder)

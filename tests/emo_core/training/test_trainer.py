@@ -1,6 +1,11 @@
 """The trainer: resuming changes nothing, schedules end where planned, checkpoints are whole."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -147,6 +152,63 @@ def test_minutes_end_a_run(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_a_run_that_was_killed_writes_each_step_once(tmp_path: Path) -> None:
+    class Dies(Line):
+        def loss(
+            self, batch: Batch, generator: torch.Generator, step: int
+        ) -> tuple[Tensor, dict[str, Tensor]]:
+            if step == 5:
+                raise KeyboardInterrupt
+            return super().loss(batch, generator, step)
+
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(Dies(), settings(tmp_path / "b", checkpoint_every=3)).run()
+    assert len(losses(tmp_path / "b")) == 5
+    resumed = Trainer(Line(), settings(tmp_path / "b", checkpoint_every=3))
+    assert resumed.step == 3 and [line["step"] for line in resumed.logged()] == [1, 2, 3]
+    resumed.run()
+    Trainer(Line(), settings(tmp_path / "a")).run()
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+
+
+TOGETHER = """
+import sys
+from pathlib import Path
+from emo_core.training.trainer import Trainer
+from test_trainer import Line, settings
+trainer = Trainer(Line(), settings(Path(sys.argv[1]), steps=None, minutes=0.02, log_every=1000))
+assert trainer._accelerator.num_processes == 2
+trainer.run()
+print(trainer.step, trainer.seconds, [p.sum().item() for p in trainer._trained.values()])
+"""
+
+
+@pytest.mark.skipif(find_spec("accelerate") is None, reason="accelerate is not installed")
+def test_two_processes_end_at_one_step_with_the_same_weights(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[3])])
+    world = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+             "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}  # fmt: skip
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", TOGETHER, str(tmp_path)],
+            env={**world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        told = [run.communicate(timeout=120) for run in runs]
+    finally:
+        for run in runs:
+            run.kill()
+    assert [run.returncode for run in runs] == [0, 0], told[0][1] + told[1][1]
+    assert told[0][0] == told[1][0]
+    assert int(told[0][0].split()[0]) > 2
+
+
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give steps, minutes or both"):
         TrainSettings(tmp_path)
@@ -161,3 +223,18 @@ def test_a_part_that_no_step_measured_is_no_number_in_the_log() -> None:
     nothing = torch.tensor(float("nan"))
     assert _mean([nothing, torch.tensor(2.0), torch.tensor(4.0)]) == 3
     assert _mean([nothing, nothing]) is None
+
+
+def test_a_step_in_which_chance_dropped_everything_that_is_trained_teaches_nothing(
+    tmp_path: Path,
+) -> None:
+    class Sometimes(Line):
+        def loss(
+            self, batch: Batch, generator: torch.Generator, step: int
+        ) -> tuple[Tensor, dict[str, Tensor]]:
+            error, parts = super().loss(batch, generator, step)
+            return (error.detach() if step == 2 else error), parts
+
+    trainer = Trainer(Sometimes(), settings(tmp_path, log_every=100, checkpoint_every=100))
+    trainer.run()
+    assert trainer.step == 6
