@@ -169,7 +169,7 @@ def train_on_films(args: argparse.Namespace) -> None:
     trainer.run()
     trainer.swap_averaged()
     tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
-    began = {"films": f"{len(pieces)} pieces of {_seeds_of(paths)}"}
+    began: dict[str, Any] = {"films": f"{len(pieces)} pieces of {_seeds_of(paths)}"}
     if args.start:
         began["start"] = read_training(args.start)
     header = _record(trainer, began) | origin_header(origin)
