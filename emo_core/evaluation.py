@@ -105,7 +105,7 @@ def evaluate_film(
         portrait: (3, H, W), the picture the film was made from, framed like the film.
         sound: waveform (C, T) or (T,) and samples per second.
         truth: what is true, for a film of a puppet whose truth is known.
-        clips: frames of a clip, or the first frame of every clip, for the jump at joins.
+        clips: frames of a clip, or where clips meet (see `join_jump`), for the jump at joins.
         meters: what reads the film; by default that of the training package.
 
     Returns:

@@ -157,7 +157,7 @@ def test_a_chain_of_stages_is_packed_and_a_broken_one_is_refused(work: Path) -> 
     with pytest.raises(ValueError, match=r"images.safetensors was made from vae.safetensors"):
         train(work, "video")
     replace_weights(work / "listening.safetensors")
-    with pytest.raises(ValueError, match=r"speed.safetensors was made from listening"):
+    with pytest.raises(ValueError, match=r"speed-layers.safetensors was made from listening"):
         train(work, "pack")
 
 
