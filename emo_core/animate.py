@@ -61,8 +61,8 @@ def animate(request: AnimateRequest, progress: Progress | None = None) -> Animat
     _say_what_is_missing(request, opened)
     if device.type == "cpu" and opened.file.num_parameters > _SLOW_ON_CPU:
         logger.info(
-            "networks of this size take hours on a CPU; for a graphics card PyTorch must be built "
-            "for it (pytorch.org/get-started/locally)"
+            "networks of this size are very slow on a CPU; for a graphics card PyTorch must be "
+            "built for it (pytorch.org/get-started/locally)"
         )
     count = num_frames(waveform.shape[-1], rate, config.frame_rate)
     size = film_size(config, request.size, (picture.shape[-2], picture.shape[-1]))

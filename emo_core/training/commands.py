@@ -153,6 +153,7 @@ def read_phones(path: Path) -> tuple[Phone, ...]:
 
     Raises:
         ValueError: with the line's number, if a line is malformed or out of order.
+        OSError: if there is no such file, or it may not be read.
     """
     check_readable(path, "phones file", "lines start<TAB>end<TAB>phone")
     try:

@@ -140,12 +140,9 @@ class Trainer:
             loss, parts = self._driver(batch, generator, self.step)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss of step {self.step} of {self.stage.name} is {loss}")
-        if not loss.requires_grad:
-            pass  # chance dropped the condition of everything that is trained, in every sample
-        elif self._accelerator is None:
-            loss.backward()
-        else:
-            self._accelerator.backward(loss)
+        if loss.requires_grad:  # else chance dropped everything that is trained, in every sample
+            backward = Tensor.backward if self._accelerator is None else self._accelerator.backward
+            backward(loss)
         nn.utils.clip_grad_norm_(self._trained.values(), self.settings.clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)

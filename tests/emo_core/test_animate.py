@@ -235,7 +235,7 @@ def test_what_is_not_seen_at_once_is_told(
         make(portrait=tmp_path / "wide.png", sound=make_wav("odd.wav", 9, 1000, 12345))
     for part in ("wide.png is transparent in places; they become white",
                  "of the portrait's 100x40 pixels the film shows 40x40, from 30,0 on",
-                 "networks of this size take hours on a CPU",
+                 "networks of this size are very slow on a CPU",
                  "clips of 2 steps, on cpu",
                  "sound is mixed to mono: AAC has no 9 channels",
                  "sound has 16000 samples a second: AAC has no rate of 12345"):  # fmt: skip

@@ -1,6 +1,7 @@
 """Audio encoders: configuration, names of weights, loading published files, refusals."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,10 +12,12 @@ from emo_core.audio import encode_sound
 from emo_core.audio_encoder import (
     AudioEncoderConfig,
     build_audio_encoder,
+    tiny_encoder,
     tiny_logmel,
     tiny_wav2vec2,
 )
 from emo_core.logmel import log_mel, mel_filterbank
+from emo_core.presets import tiny
 from emo_core.wav2vec import Wav2Vec2Encoder, load_wav2vec2
 
 SETTINGS = {
@@ -51,6 +54,16 @@ def test_configurations_survive_json_and_fit_the_shipped_file(config):
 def test_wrong_configurations_are_refused(changes, words):
     with pytest.raises(ValueError, match=words):
         AudioEncoderConfig.from_dict({**tiny_logmel().to_dict(), **changes})
+
+
+@pytest.mark.parametrize("alignment", ["before", "after"])
+def test_the_configuration_says_which_encoder_is_trained(alignment):
+    audio = tiny().audio
+    assert tiny_encoder(audio) == tiny_logmel()
+    heard = tiny_encoder(replace(audio, encoder="wav2vec2", alignment=alignment))
+    assert heard == replace(tiny_wav2vec2(), alignment=alignment)
+    with pytest.raises(ValueError, match=r"logmel of 4 layers of 64.*is logmel of 4 layers of 128"):
+        tiny_encoder(replace(audio, layer_width=64))
 
 
 def test_an_unknown_alignment_is_refused():

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from emo_core import weights
+from emo_core.audio_encoder import AudioEncoderConfig, build_audio_encoder
 from emo_core.config import EMOConfig
 from emo_core.describe import describe_checkpoint
 from emo_core.weight_files import KINDS, UNKNOWN, kind_of, open_weights
@@ -66,6 +67,23 @@ def test_weights_that_are_no_numbers_are_not_saved(checkpoint: Path, tmp_path: P
             audio_encoder=weights.load_model(checkpoint).audio_encoder,
         )  # fmt: skip
     assert not list(tmp_path.iterdir())
+
+
+def test_an_encoder_that_the_network_cannot_hear_with_is_refused(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    heard = AudioEncoderConfig("logmel", 2, 16, "after", False, {"dilations": [1, 1]})
+    sentence = "hears with logmel of 2 layers of 8, .* is logmel of 2 layers of 16"
+    with pytest.raises(ValueError, match=sentence):
+        weights.save_checkpoint(
+            tmp_path / "x.safetensors", weights.load_model(checkpoint).model,
+            audio_encoder=build_audio_encoder(heard), audio_encoder_config=heard,
+        )  # fmt: skip
+    assert not list(tmp_path.iterdir())
+    told = json.dumps(heard.to_dict())
+    other = rewritten(checkpoint, tmp_path / "x.safetensors", audio_encoder=told)
+    with pytest.raises(ValueError, match=sentence):
+        weights.load_model(other)
 
 
 def test_the_embedded_model_has_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,13 +1,22 @@
 """Files say what they were made from, and what does not belong together is refused."""
 
 import logging
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from emo_core.training.origins import check_origin, digest, digests, origin_header, read_origin
+from emo_core.training.origins import (
+    check_origin,
+    commit,
+    digest,
+    digests,
+    origin_header,
+    read_origin,
+)
 from emo_core.training.train_stages import film_origin
 
 CODERS = {"vae": "a1", "listening": "b2"}
@@ -31,6 +40,17 @@ def test_a_digest_is_of_the_tensors_and_not_of_the_header(tmp_path: Path) -> Non
     assert found["three"] != found["one"]
     assert read_origin(tmp_path / "one.safetensors") is None
     assert read_origin(tmp_path / "two.safetensors") == CODERS
+
+
+def test_a_training_states_the_commit_of_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("this is no checkout")
+    told = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True)
+    found = commit()
+    assert found is not None and found.removesuffix("-dirty") == told.stdout.strip()[:12]
+    monkeypatch.setenv("PATH", "")
+    assert commit() is None
 
 
 def test_only_what_both_sides_name_is_compared(caplog: pytest.LogCaptureFixture) -> None:
